@@ -1,0 +1,121 @@
+/* elman: forward and backpropagation-through-time loops of recurrent networks. Pure C, usable from any language.
+ *
+ * Nothing here allocates, checks or reports errors: the caller passes valid sizes and memory, including scratch.
+ * Every function may be called from several threads at once on memory of their own. Sizes count elements (of float or
+ * double), strides too; an array is dense (C order) unless strides are given. Memory that is written overlaps nothing
+ * else, unless said.
+ *
+ *   T steps, B sequences, I inputs, H hidden units, D directions (1 or 2; the second runs backwards in time)
+ *   Hp    H rounded up to the lanes of a vector; the same for Ip
+ *   rows  the true (step, sequence) pairs: T * B, or the sum of the lengths
+ */
+#ifndef ELMAN_H
+#define ELMAN_H
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The cells, in the order of elman_kernels.cells: one line here and one file in cells/ make a new one. */
+#define ELMAN_CELLS(X) X(rnn_tanh) X(rnn_relu) X(rnn_sigmoid) X(lstm) X(gru_reset_after) X(gru_reset_before)
+
+enum {
+#define X(name) ELMAN_##name,
+    ELMAN_CELLS(X)
+#undef X
+        ELMAN_CELL_COUNT
+};
+
+/* One direction of one layer as the kernels read it, written by elman_kernels.pack. */
+typedef struct {
+    const void *w_ih; /* panels of (I, G*Hp) */
+    const void *w_hh; /* panels of (H, G*Hp), one set for each stage of the cell */
+    const void *b_ih; /* (G, Hp), zeros where there is no bias */
+    const void *b_hh; /* (G, Hp) */
+    const void *wt_ih; /* panels of (G*Hp, Ip), backward only */
+    const void *wt_hh; /* panels of (G*Hp, Hp), one set for each stage, backward only */
+} elman_weights;
+
+/* One layer over one batch. */
+typedef struct {
+    ptrdiff_t T, B, I, H;
+    int directions;
+    int threads;                  /* at most so many; the result never depends on it */
+    const elman_weights *weights; /* (D) */
+    const void *x;                /* (T, B, I): x[t][b] stands at x + t * x_t + b * x_b; past a length never read */
+    ptrdiff_t x_t, x_b;
+    const ptrdiff_t *lengths;   /* (B), each 0..T; NULL: all T */
+    const unsigned char *reset; /* (T, B), 1: the state is zeroed before that step; NULL: never */
+    ptrdiff_t *index;           /* (2*B + T + 1) scratch: see schedule.h */
+    void *tape;                 /* (D, rows, slots, Hp): written by forward, read by backward; NULL: keep nothing */
+    void *scratch;              /* the size is the cell's forward_scratch or backward_scratch */
+} elman_layer;
+
+typedef struct {
+    elman_layer layer;
+    const void *state[2]; /* h and, where the cell has it, c before the first step (D, B, H); NULL: zeros */
+    void *last[2];        /* after each sequence's last true step (D, B, H); may be `state` itself */
+    void *y;              /* (T, B, D*H), y[t][b] at y + t * y_t + b * y_b; past a length never written */
+    ptrdiff_t y_t, y_b;
+} elman_forward_call;
+
+typedef struct {
+    elman_layer layer;
+    const void *dy; /* (T, B, D*H) with strides; past a length never read; NULL: zeros */
+    ptrdiff_t dy_t, dy_b;
+    const void *dlast[2]; /* gradient of `last` (D, B, H); NULL: zeros */
+    void *dstate[2];      /* gradient of `state` (D, B, H) */
+    void *dx;             /* (T, B, I) dense; past a length never written */
+    void *dw_ih[2];       /* for each direction (G*H, I) */
+    void *dw_hh[2];       /* (G*H, H) */
+    void *db_ih[2];       /* (G*H); NULL: not wanted */
+    void *db_hh[2];       /* (G*H); NULL: not wanted */
+} elman_backward_call;
+
+typedef struct {
+    const char *name;
+    int gates;  /* G: blocks of H rows in the weights */
+    int states; /* 1: h, 2: h and c */
+    int slots;  /* arrays of Hp that the tape keeps for each row */
+    void (*forward)(const elman_forward_call *call);
+    void (*backward)(const elman_backward_call *call);
+    ptrdiff_t (*forward_scratch)(const elman_layer *layer);
+    ptrdiff_t (*backward_scratch)(const elman_layer *layer);
+    /* Lay out one direction's weights. w_ih (G*H, I), w_hh (G*H, H), b_ih and b_hh (G*H) or NULL. The panels have
+     * I*G*Hp, H*G*Hp, G*Hp, G*Hp elements; pack_transposed writes wt_ih (G*Hp*Ip) and wt_hh (G*Hp*Hp). */
+    void (*pack)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, const void *b_ih, const void *b_hh,
+                 void *panels_ih, void *panels_hh, void *padded_b_ih, void *padded_b_hh);
+    void (*pack_transposed)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, void *panels_ih,
+                            void *panels_hh);
+} elman_cell;
+
+typedef struct {
+    const char *isa;
+    int lanes;                          /* of a vector */
+    elman_cell cells[ELMAN_CELL_COUNT]; /* in the order of ELMAN_CELLS */
+    void (*exp)(ptrdiff_t n, const void *x, void *y); /* y may be x */
+    void (*sigmoid)(ptrdiff_t n, const void *x, void *y);
+    void (*tanh)(ptrdiff_t n, const void *x, void *y);
+} elman_kernels;
+
+/* Name and version of the compiler. */
+const char *elman_compiler(void);
+
+/* The instruction sets compiled in, best last, and whether this CPU and operating system can run each. */
+int elman_isa_count(void);
+const char *elman_isa_name(int isa);
+int elman_isa_usable(int isa);
+
+/* The kernels of one usable instruction set for float (is_double 0) or double (1). */
+const elman_kernels *elman_get_kernels(int isa, int is_double);
+
+/* Calls run(arg, task, worker) once for each task 0..tasks-1, on the calling thread (worker 0) and up to threads - 1
+ * workers of a pool (1..threads-1), and returns when all are done. A pool that is busy with another caller means that
+ * this one runs alone. Idle workers sleep; a forked child starts with an empty pool. */
+void elman_parallel(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff_t task, int worker), void *arg);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

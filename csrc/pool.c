@@ -1,0 +1,143 @@
+/* The one pool of threads of the process: see elman_parallel in elman.h. Workers are started when first needed, sleep
+ * on a condition variable between calls, and are never joined. It refuses to nest, to queue and to spin.
+ */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L
+#endif
+
+#include "elman.h"
+
+#if defined(_WIN32)
+#include <windows.h>
+
+typedef SRWLOCK lock;
+typedef CONDITION_VARIABLE condition;
+#define LOCK_READY SRWLOCK_INIT
+#define CONDITION_READY CONDITION_VARIABLE_INIT
+static void lock_take(lock *l) { AcquireSRWLockExclusive(l); }
+static int lock_try(lock *l) { return TryAcquireSRWLockExclusive(l); }
+static void lock_give(lock *l) { ReleaseSRWLockExclusive(l); }
+static void wait_for(condition *c, lock *l) { SleepConditionVariableSRW(c, l, INFINITE, 0); }
+static void wake_one(condition *c) { WakeConditionVariable(c); }
+static void worker_loop(void);
+static DWORD WINAPI worker_main(LPVOID unused)
+{
+    (void)unused;
+    worker_loop();
+    return 0;
+}
+static int start_worker(void)
+{
+    HANDLE thread = CreateThread(NULL, 0, worker_main, NULL, 0, NULL);
+    if (!thread) return 0;
+    CloseHandle(thread);
+    return 1;
+}
+static void prepare_for_fork(void) {}
+
+#else
+#include <pthread.h>
+#include <signal.h>
+
+typedef pthread_mutex_t lock;
+typedef pthread_cond_t condition;
+#define LOCK_READY PTHREAD_MUTEX_INITIALIZER
+#define CONDITION_READY PTHREAD_COND_INITIALIZER
+static void lock_take(lock *l) { pthread_mutex_lock(l); }
+static int lock_try(lock *l) { return pthread_mutex_trylock(l) == 0; }
+static void lock_give(lock *l) { pthread_mutex_unlock(l); }
+static void wait_for(condition *c, lock *l) { pthread_cond_wait(c, l); }
+static void wake_one(condition *c) { pthread_cond_signal(c); }
+static void worker_loop(void);
+static void *worker_main(void *unused)
+{
+    (void)unused;
+    worker_loop();
+    return NULL;
+}
+static int start_worker(void)
+{
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all); /* signals are for the program's own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int failed = pthread_create(&thread, NULL, worker_main, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) return 0;
+    pthread_detach(thread);
+    return 1;
+}
+static void prepare_for_fork(void);
+#endif
+
+typedef struct {
+    lock call;         /* held by the caller whose job this is */
+    lock mutex;        /* guards all below */
+    condition work;    /* a worker is wanted */
+    condition done;    /* the last worker has left the job */
+    int started;       /* workers in existence */
+    int wanted, joined, inside; /* workers the job still wants; that have come; that are at work now */
+    void (*run)(void *arg, ptrdiff_t task, int worker);
+    void *arg;
+    ptrdiff_t next, tasks;
+} job_pool;
+
+static const job_pool empty_pool = {.call = LOCK_READY, .mutex = LOCK_READY, .work = CONDITION_READY,
+                                    .done = CONDITION_READY};
+static job_pool pool = {.call = LOCK_READY, .mutex = LOCK_READY, .work = CONDITION_READY, .done = CONDITION_READY};
+
+#if !defined(_WIN32)
+static void after_fork_in_child(void) { pool = empty_pool; } /* the workers stayed in the parent */
+static void prepare_for_fork(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
+#endif
+
+/* Takes tasks until none is left. The mutex is held on entry and on return, not while a task runs. */
+static void work_on_job(int worker)
+{
+    while (pool.next < pool.tasks) {
+        const ptrdiff_t task = pool.next++;
+        lock_give(&pool.mutex);
+        pool.run(pool.arg, task, worker);
+        lock_take(&pool.mutex);
+    }
+}
+
+static void worker_loop(void)
+{
+    lock_take(&pool.mutex);
+    for (;;) {
+        while (!pool.wanted) wait_for(&pool.work, &pool.mutex);
+        pool.wanted--;
+        pool.inside++;
+        work_on_job(++pool.joined);
+        if (--pool.inside == 0) wake_one(&pool.done);
+    }
+}
+
+void elman_parallel(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff_t task, int worker), void *arg)
+{
+    static int fork_is_prepared = 0;
+    if (threads > tasks) threads = (int)tasks;
+    if (threads <= 1 || !lock_try(&pool.call)) {
+        for (ptrdiff_t task = 0; task < tasks; task++) run(arg, task, 0);
+        return;
+    }
+    if (!fork_is_prepared) {
+        prepare_for_fork();
+        fork_is_prepared = 1;
+    }
+    lock_take(&pool.mutex);
+    while (pool.started < threads - 1 && start_worker()) pool.started++;
+    pool.run = run;
+    pool.arg = arg;
+    pool.next = 0;
+    pool.tasks = tasks;
+    pool.joined = 0;
+    pool.wanted = threads - 1 < pool.started ? threads - 1 : pool.started;
+    for (int i = 0; i < pool.wanted; i++) wake_one(&pool.work);
+    work_on_job(0);
+    pool.wanted = 0; /* who has not come by now need not come */
+    while (pool.inside) wait_for(&pool.done, &pool.mutex);
+    lock_give(&pool.mutex);
+    lock_give(&pool.call);
+}

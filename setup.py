@@ -1,0 +1,75 @@
+"""Builds the one extension module: every kernel once per instruction set and dtype, then Cython's part around them.
+
+ISA flags stand on targets/*.c alone, so that no instruction of theirs can leak into code that runs before dispatch.
+"""
+
+import os
+import platform
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+X86 = {
+    "avx2": (["-mavx2", "-mfma"], ["/arch:AVX2"]),
+    "avx512": (["-mavx512f", "-mavx512dq", "-mavx2", "-mfma"], None),  # not with MSVC
+}
+ARM = {"neon": ([], None)}
+
+
+def instruction_sets():
+    """name -> (flags of GCC and clang, flags of MSVC or None where it can't) for the machine that is built for."""
+    machine = os.environ.get("_PYTHON_HOST_PLATFORM") or os.environ.get("ARCHFLAGS") or platform.machine()
+    machine = machine.lower()
+    sets = {"c": ([], [])}
+    if "x86_64" in machine or "amd64" in machine:
+        sets |= X86
+    elif "arm64" in machine or "aarch64" in machine:
+        sets |= ARM
+    return sets
+
+
+class BuildKernels(build_ext):
+    def build_extensions(self):
+        msvc = self.compiler.compiler_type == "msvc"
+        common = (
+            ["/O2", "/GL-", "/fp:precise", "/std:c11"]
+            if msvc
+            else ["-O3", "-std=c11", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+            + ["-fvisibility=hidden"]
+        )
+        sets = {name: flags[msvc] for name, flags in instruction_sets().items() if flags[msvc] is not None}
+        have = [(f"ELMAN_HAVE_{name.upper()}", None) for name in sets]
+        jobs = [("", source, have, []) for source in ("csrc/schedule.c", "csrc/pool.c", "csrc/dispatch.c")]
+        for name, flags in sets.items():
+            jobs += [("f32", f"csrc/targets/{name}.c", [], flags)]
+            jobs += [("f64", f"csrc/targets/{name}.c", [("ELMAN_F64", None)], flags)]
+
+        def compile(job):
+            folder, source, macros, flags = job
+            output_dir = os.path.join(self.build_temp, folder)
+            return self.compiler.compile([source], output_dir, macros, extra_postargs=common + flags)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = sum(pool.map(compile, jobs), [])
+        for extension in self.extensions:
+            extension.extra_objects = objects
+            extension.extra_compile_args = common
+            if not msvc:
+                extension.extra_link_args = ["-pthread"] + (["-Wl,-s"] if sys.platform == "linux" else [])
+        super().build_extensions()
+
+
+setup(
+    cmdclass={"build_ext": BuildKernels},
+    ext_modules=[
+        Extension(
+            "elman._kernels",
+            ["src/elman/_kernels.pyx"],
+            include_dirs=["csrc"],
+            depends=["csrc"],
+            cython_c_in_temp=True,
+        )
+    ],
+)

@@ -1,0 +1,215 @@
+"""Turn what a user passes into arrays that the kernels can read, or say what is wrong.
+
+Every function takes the argument's name first and raises before anything has changed: TypeError for a wrong kind
+of thing, ValueError for a wrong size or value, both saying what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def dtype_of(name, value):
+    """One of the two dtypes that elman computes in."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        dtype = None
+    if value is None or dtype not in FLOATS:
+        raise TypeError(f"{name}: expected float32 or float64, got {value!r}")
+    return FLOATS[FLOATS.index(dtype)]  # numpy's own object: an unpickled dtype is only equal to it
+
+
+def integer(name, value, least, most=None):
+    """A whole number; bool and float are refused."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if number < least or (most is not None and number > most):
+        wanted = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}: expected {wanted}, got {number}")
+    return number
+
+
+def boolean(name, value):
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(name, value, allowed):
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def array(name, value, dtype, shape, contiguous=False):
+    """`value` as an aligned array of `dtype` and `shape` whose last axis is dense (all axes with `contiguous`).
+
+    `shape` holds numbers, and letters for the axes that may have any size. No float type is cast into another;
+    integer arrays and (nested) Python lists are converted. A copy is made only where one is needed.
+    """
+    if type(value) is np.ndarray and value.dtype is dtype:  # the common case costs one look
+        a = value
+    else:
+        a = _converted(name, value, dtype)
+    if a.ndim != len(shape) or any(n != m for n, m in zip(a.shape, shape) if type(m) is int):
+        raise ValueError(f"{name}: expected shape {_shown(shape)}, got {_shown(a.shape)}")
+    flags = a.flags
+    if flags.c_contiguous and flags.aligned:
+        return a
+    if not flags.aligned or contiguous or a.strides[-1] != a.itemsize:
+        return np.array(a, order="C")
+    return a
+
+
+def output(name, value, dtype, shape, apart_from=()):
+    """An array to write into: exactly this dtype and shape, writable, its last axis dense, sharing no memory
+    with the (name, array) pairs of `apart_from`."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array to write into, got {type(value).__name__}")
+    if value.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {value.dtype}")
+    if value.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {_shown(shape)}, got {_shown(value.shape)}")
+    if not value.flags.writeable:
+        raise ValueError(f"{name}: expected a writable array, got a read-only one")
+    if not value.flags.aligned or (value.size and value.strides[-1] != value.itemsize and value.shape[-1] > 1):
+        raise ValueError(f"{name}: expected an aligned array with a dense last axis, got strides {value.strides}")
+    for other_name, other in apart_from:
+        if other is not None and np.may_share_memory(value, other):
+            raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other_name}")
+    return value
+
+
+def lengths(name, value, T, B):
+    """None, or B integers from 0 to T as a dense intp array."""
+    if value is None:
+        return None
+    a = _whole_numbers(name, value, (B,))
+    if a.size and (int(a.min()) < 0 or int(a.max()) > T):
+        bad = int(np.flatnonzero((a < 0) | (a > T))[0])
+        raise ValueError(f"{name}: expected 0 to {T} (the steps of x), got {int(a[bad])} for sequence {bad}")
+    return np.ascontiguousarray(a, dtype=np.intp)
+
+
+def reset(name, value, shape):
+    """None, or a mask of bool (or integers 0 and 1) as a dense uint8 array."""
+    if value is None:
+        return None
+    a = np.asarray(value) if not isinstance(value, np.ndarray) else value
+    if a.dtype != np.bool_:
+        a = _whole_numbers(name, value, shape, "bool, or integers 0 and 1")
+    if a.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {_shown(shape)}, got {_shown(a.shape)}")
+    if a.dtype != np.bool_ and a.size and not ((a == 0) | (a == 1)).all():
+        raise ValueError(f"{name}: expected bool, or integers 0 and 1, got {a[(a != 0) & (a != 1)][0]}")
+    return np.ascontiguousarray(a, dtype=np.uint8)
+
+
+def weights(name, value, gates, dtype=None):
+    """One layer's weights: a sequence of one or two directions, each (weight_ih, weight_hh, bias_ih, bias_hh).
+
+    Both biases may be None. Returns a tuple of 4-tuples of dense arrays that agree in dtype and size.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) not in (1, 2):
+        raise TypeError(f"{name}: expected a list of one or two directions, got {_kind(value)}")
+    I = H = None
+    checked = []
+    for d, parts in enumerate(value):
+        where = f"{name}[{d}]"
+        if not isinstance(parts, (tuple, list)) or len(parts) != 4:
+            raise TypeError(f"{where}: expected (weight_ih, weight_hh, bias_ih, bias_hh), got {_kind(parts)}")
+        w_ih, w_hh, b_ih, b_hh = parts
+        if dtype is None:
+            dtype = np.asarray(w_hh).dtype
+            if dtype not in FLOATS:
+                raise TypeError(f"{where}: weight_hh: expected float32 or float64, got {dtype}")
+        if H is None:
+            rows, H = _two(f"{where}: weight_hh", w_hh)
+            if H < 1 or rows != gates * H:
+                raise ValueError(f"{where}: weight_hh: expected shape ({gates}*H, H), got {_shown((rows, H))}")
+            I = _two(f"{where}: weight_ih", w_ih)[1]
+            if I < 1:
+                raise ValueError(f"{where}: weight_ih: expected at least one input, got shape {np.shape(w_ih)}")
+        if (b_ih is None) != (b_hh is None):
+            raise ValueError(f"{where}: expected both biases or neither, got one")
+        checked.append(
+            (
+                array(f"{where}: weight_ih", w_ih, dtype, (gates * H, I), contiguous=True),
+                array(f"{where}: weight_hh", w_hh, dtype, (gates * H, H), contiguous=True),
+                None if b_ih is None else array(f"{where}: bias_ih", b_ih, dtype, (gates * H,), contiguous=True),
+                None if b_hh is None else array(f"{where}: bias_hh", b_hh, dtype, (gates * H,), contiguous=True),
+            )
+        )
+    return tuple(checked)
+
+
+def parts_of(name, value, letters):
+    """A state (or its gradient) as a list with one entry per letter: ("h",) is the array itself, ("h", "c") a pair.
+
+    None, whole or in part, stands for zeros and is passed on as None.
+    """
+    if value is None:
+        return [None] * len(letters)
+    if len(letters) == 1:
+        if isinstance(value, tuple):
+            raise TypeError(f"{name}: expected one array {letters[0]}, got {_kind(value)}")
+        return [value]
+    if isinstance(value, np.ndarray) or not hasattr(value, "__getitem__") or isinstance(value, (str, dict)):
+        raise TypeError(f"{name}: expected ({', '.join(letters)}), got {_kind(value)}")
+    if len(value) != len(letters):
+        raise ValueError(f"{name}: expected ({', '.join(letters)}), got {len(value)} parts")
+    return list(value)
+
+
+def _converted(name, value, dtype):
+    from_python = isinstance(value, (list, tuple, int, float)) and not isinstance(value, bool)
+    try:
+        a = np.asarray(value)
+    except Exception as error:
+        raise ValueError(f"{name}: expected an array of {dtype}, got {_kind(value)} ({error})") from None
+    if a.dtype.newbyteorder("=") == dtype:  # equal but for the byte order, or a subclass
+        return np.asarray(a, dtype)
+    if a.dtype.kind in "iu" or (from_python and a.dtype.kind == "f"):
+        return a.astype(dtype)
+    raise TypeError(f"{name}: expected dtype {dtype}, got {a.dtype} (no silent casts: use .astype)")
+
+
+def _whole_numbers(name, value, shape, wanted="integers"):
+    try:
+        a = np.asarray(value)
+    except Exception as error:
+        raise ValueError(f"{name}: expected {wanted}, got {_kind(value)} ({error})") from None
+    if a.dtype.kind not in "iu" and not (a.size == 0 and isinstance(value, (list, tuple))):
+        raise TypeError(f"{name}: expected {wanted}, got {a.dtype}")
+    if a.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {_shown(shape)}, got {_shown(a.shape)}")
+    return a
+
+
+def _two(name, value):
+    shape = np.shape(value)
+    if len(shape) != 2:
+        raise ValueError(f"{name}: expected two axes, got shape {_shown(shape)}")
+    return shape
+
+
+def _kind(value):
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} with shape {_shown(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def _shown(shape):
+    inside = ", ".join(map(str, shape))
+    return f"({inside},)" if len(shape) == 1 else f"({inside})"

@@ -1,0 +1,337 @@
+"""One layer, one call: the compiled kernels as functions of arrays.
+
+The same names and signatures as `elman.reference`, which has the equations. A call takes one layer with one or two
+directions, time first. `weights` is a list with a tuple (weight_ih (G*H, I), weight_hh (G*H, H), bias_ih (G*H,),
+bias_hh (G*H,)) for each direction, the biases may be None; or, to lay the weights out once for many calls, what
+`*_pack` made of it. float32 and float64; no argument is changed but `out`, and the state of `*_step`.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from . import _checks, _config, _kernels
+
+__all__ = [
+    "exp", "gru_backward", "gru_forward", "gru_pack", "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
+    "lstm_step", "rnn_backward", "rnn_forward", "rnn_pack", "rnn_step", "sigmoid", "tanh",
+]  # fmt: skip
+
+_CELLS = {name: number for number, name in enumerate(_kernels.cell_names())}
+_LETTERS = {"lstm": ("h", "c")}  # the states of a cell; ("h",) for all others
+_NONLINEARITIES = ("tanh", "relu", "sigmoid")
+
+# Indexing a fused function once spares every call the search for its types.
+_BY_DTYPE = {
+    np.dtype(dtype): {
+        name: getattr(_kernels, name)[c_type]
+        for name in ("pack", "pack_transposed", "forward", "backward", "backward_scratch", "step", "elementwise")
+    }
+    for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
+}
+_packing = threading.Lock()
+
+
+class Weights:
+    """One layer's weights, copied and laid out for the kernels; made by `rnn_pack`, `lstm_pack` and `gru_pack`."""
+
+    def __init__(self, cell: str, weights: Any):
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[cell.partition("_")[0]]
+        self.cell = cell
+        self.arrays = tuple(tuple(map(_frozen, d)) for d in _checks.weights("weights", weights, gates))
+        w_hh = self.arrays[0][1]
+        self.dtype = w_hh.dtype
+        self.kernels = _BY_DTYPE[self.dtype]
+        self.I, self.H, self.D = self.arrays[0][0].shape[1], w_hh.shape[1], len(self.arrays)
+        has_bias = self.arrays[0][2] is not None
+        self.packed = _kernels.Packed(_CELLS[cell], self.dtype == np.float64, self.I, self.H, self.D, has_bias)
+        self.letters = _LETTERS.get(cell, ("h",))
+        for d, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.arrays):
+            columns = gates * self._padded(self.H)
+            memory = [_aligned(n, self.dtype) for n in (self.I * columns, self.H * columns, columns, columns)]
+            self.kernels["pack"](self.packed, d, w_ih, w_hh, b_ih, b_hh, *memory)
+
+    def for_backward(self) -> _kernels.Packed:
+        """The packed weights with their transposed panels, which are made when they are first wanted."""
+        with _packing:
+            if not self.packed.has_transposed:
+                for d, (w_ih, w_hh, _, _) in enumerate(self.arrays):
+                    rows = self.packed.gates * self._padded(self.H)
+                    memory = [_aligned(rows * self._padded(n), self.dtype) for n in (self.I, self.H)]
+                    self.kernels["pack_transposed"](self.packed, d, w_ih, w_hh, *memory)
+        return self.packed
+
+    def _padded(self, n: int) -> int:
+        return -(-n // self.packed.lanes) * self.packed.lanes
+
+
+class Tape:
+    """What a forward call keeps for its backward call; never changed."""
+
+    __slots__ = ("weights", "x", "lengths", "reset", "kept")
+
+    def __init__(self, weights, x, lengths, reset, kept):
+        self.weights, self.x, self.lengths, self.reset, self.kept = weights, x, lengths, reset, kept
+
+
+def rnn_pack(weights, *, nonlinearity="tanh"):
+    """Lay out the weights of an RNN layer once; the result goes wherever `weights` goes."""
+    return _weights(_rnn(nonlinearity), weights)
+
+
+def lstm_pack(weights):
+    """Lay out the weights of an LSTM layer once; the result goes wherever `weights` goes."""
+    return _weights("lstm", weights)
+
+
+def gru_pack(weights, *, reset_after=True):
+    """Lay out the weights of a GRU layer once; the result goes wherever `weights` goes."""
+    return _weights(_gru(reset_after), weights)
+
+
+def rnn_forward(x, state, weights, *, nonlinearity="tanh", lengths=None, reset=None, training=True, out=None):
+    """h' = phi(W_ih x + b_ih + W_hh h + b_hh) for every step: see `lstm_forward`; state is h (D, B, H).
+
+    nonlinearity: phi, "tanh", "relu" or "sigmoid".
+    """
+    return _forward(_rnn(nonlinearity), x, state, weights, lengths, reset, training, out)
+
+
+def lstm_forward(x, state, weights, *, lengths=None, reset=None, training=True, out=None):
+    """Run an LSTM layer over whole sequences.
+
+    x:        (T, B, I)
+    state:    (h, c) before the first step, each (D, B, H); None, or a part None: zeros
+    weights:  gates in the order i, f, g, o (see the module)
+    lengths:  (B,) true steps of each sequence, 0 to T in any order; None: all T. Past a length x is never read and
+              y is 0; the second direction starts at the last true step.
+    reset:    (T, B) bool: the state is assigned zero before step t. The second direction is cut between t and t - 1.
+    training: keep a tape for `lstm_backward`
+    out:      (T, B, D*H) to write y into
+    Returns y (T, B, D*H), the state (h, c) after the last true steps, each (D, B, H), and the tape or None.
+    Raises TypeError and ValueError naming the argument, before anything is written.
+    Equations: csrc/cells/lstm.inc, elman.reference.
+    """
+    return _forward("lstm", x, state, weights, lengths, reset, training, out)
+
+
+def gru_forward(x, state, weights, *, reset_after=True, lengths=None, reset=None, training=True, out=None):
+    """Run a GRU layer over whole sequences: see `lstm_forward`; state is h (D, B, H), gates in the order r, z, n.
+
+    reset_after: whether r multiplies after the recurrent product (PyTorch) or before it (the default of ONNX).
+    """
+    return _forward(_gru(reset_after), x, state, weights, lengths, reset, training, out)
+
+
+def rnn_backward(tape, dy=None, dstate=None):
+    """Backpropagation through time of `rnn_forward`: see `lstm_backward`; dstate is dh (D, B, H)."""
+    return _backward("rnn", tape, dy, dstate)
+
+
+def lstm_backward(tape, dy=None, dstate=None):
+    """Backpropagation through time of `lstm_forward`.
+
+    tape:   what `lstm_forward` returned; not changed, so it can be used again
+    dy:     (T, B, D*H) gradient of y; None: zeros; past a length never read
+    dstate: (dh, dc) gradient of the returned state, each (D, B, H); None, or a part None: zeros
+    Returns dx (T, B, I), (dh, dc) of the initial state, and for each direction a tuple (dweight_ih, dweight_hh,
+    dbias_ih, dbias_hh), the last two None where the weights had no biases. All arrays are new.
+    """
+    return _backward("lstm", tape, dy, dstate)
+
+
+def gru_backward(tape, dy=None, dstate=None):
+    """Backpropagation through time of `gru_forward`: see `lstm_backward`; dstate is dh (D, B, H)."""
+    return _backward("gru", tape, dy, dstate)
+
+
+def rnn_step(x, state, stack, *, nonlinearity="tanh", out=None):
+    """One step of stacked RNN layers: see `lstm_step`; state is h (L, B, H)."""
+    return _step(_rnn(nonlinearity), x, state, stack, out)
+
+
+def lstm_step(x, state, stack, *, out=None):
+    """One step of L stacked one-direction layers, in place.
+
+    x:     (B, I)
+    state: (h, c), each (L, B, H), changed in place
+    stack: a list with the weights of each layer, fastest as `lstm_pack` made them
+    out:   (B, H) to write the top layer's output into; may not overlap x or the state
+    Returns the top layer's output (B, H).
+    """
+    return _step("lstm", x, state, stack, out)
+
+
+def gru_step(x, state, stack, *, reset_after=True, out=None):
+    """One step of stacked GRU layers: see `lstm_step`; state is h (L, B, H)."""
+    return _step(_gru(reset_after), x, state, stack, out)
+
+
+def exp(x):
+    """e^x of a float32 or float64 array, elementwise: a new array, within 4 units in the last place."""
+    return _elementwise("exp", x)
+
+
+def sigmoid(x):
+    """1 / (1 + e^-x) of a float32 or float64 array, elementwise: a new array, within 4 units in the last place."""
+    return _elementwise("sigmoid", x)
+
+
+def tanh(x):
+    """tanh of a float32 or float64 array, elementwise: a new array, within 4 units in the last place."""
+    return _elementwise("tanh", x)
+
+
+def _rnn(nonlinearity):
+    return "rnn_" + _checks.choice("nonlinearity", nonlinearity, _NONLINEARITIES)
+
+
+def _gru(reset_after):
+    return "gru_reset_after" if _checks.boolean("reset_after", reset_after) else "gru_reset_before"
+
+
+def _weights(cell, weights, name="weights"):
+    if type(weights) is not Weights:
+        return Weights(cell, weights)
+    if weights.cell != cell:
+        raise ValueError(f"{name}: expected weights packed for {cell}, got weights packed for {weights.cell}")
+    return weights
+
+
+def _forward(cell, x, state, weights, lengths, reset, training, out):
+    w = _weights(cell, weights)
+    dtype, H, D = w.dtype, w.H, w.D
+    x = _checks.array("x", x, dtype, ("T", "B", w.I))
+    T, B, _ = x.shape
+    h, c = _state("state", state, w, (D, B, H))
+    lengths = _checks.lengths("lengths", lengths, T, B)
+    reset = _checks.reset("reset", reset, (T, B))
+    if out is None:
+        y = (np.empty if lengths is None else np.zeros)((T, B, D * H), dtype)
+    else:
+        y = _checks.output("out", out, dtype, (T, B, D * H), (("x", x), ("state", h), ("state", c)))
+        if lengths is not None:
+            y[...] = 0
+    tape = kept = None
+    if training:
+        x = np.array(x, order="C")
+        lengths, reset = (None if a is None else a.copy() for a in (lengths, reset))
+        rows = T * B if lengths is None else int(lengths.sum())
+        kept = _aligned(D * rows * w.packed.slots * w._padded(H), dtype)
+        tape = Tape(w, x, lengths, reset, kept)
+    h_last = np.empty((D, B, H), dtype)
+    c_last = np.empty((D, B, H), dtype) if w.packed.states == 2 else None
+    threads = _config.get_num_threads()
+    scratch = _aligned(_kernels.forward_scratch(w.packed, T, B, threads), dtype)
+    w.kernels["forward"](
+        w.packed, x, h, c, lengths, reset, threads, _index(T, B), scratch, y, h_last, c_last, kept
+    )  # fmt: skip
+    return y, (h_last if c_last is None else (h_last, c_last)), tape
+
+
+def _backward(family, tape, dy, dstate):
+    if type(tape) is not Tape or not tape.weights.cell.startswith(family):
+        raise TypeError(f"tape: expected the tape of {family}_forward, got {_named(tape)}")
+    w, x = tape.weights, tape.x
+    dtype, H, D = w.dtype, w.H, w.D
+    T, B, I = x.shape
+    if dy is not None:
+        dy = _checks.array("dy", dy, dtype, (T, B, D * H))
+    dh_last, dc_last = _state("dstate", dstate, w, (D, B, H))
+    packed = w.for_backward()
+    dx = (np.empty if tape.lengths is None else np.zeros)((T, B, I), dtype)
+    dh = np.empty((D, B, H), dtype)
+    dc = np.empty((D, B, H), dtype) if packed.states == 2 else None
+    dweights = [tuple(None if a is None else np.empty_like(a) for a in arrays) for arrays in w.arrays]
+    threads, index = _config.get_num_threads(), _index(T, B)
+    scratch = _aligned(w.kernels["backward_scratch"](packed, x, tape.lengths, index, threads), dtype)
+    w.kernels["backward"](
+        packed, x, tape.lengths, tape.reset, threads, index, scratch, tape.kept, dy, dh_last, dc_last,
+        dx, dh, dc, dweights,
+    )  # fmt: skip
+    return dx, (dh if dc is None else (dh, dc)), dweights
+
+
+def _step(cell, x, state, stack, out):
+    packed = []
+    for layer, weights in enumerate(stack):
+        w = _weights(cell, weights, f"stack[{layer}]")
+        if w.D != 1:
+            raise ValueError(f"stack[{layer}]: expected one direction, got two (step cannot look ahead)")
+        packed.append(w)
+    if not packed:
+        raise ValueError("stack: expected at least one layer, got none")
+    first = packed[0]
+    for layer, w in enumerate(packed[1:], 1):
+        if (w.I, w.H, w.dtype) != (first.H, first.H, first.dtype):
+            raise ValueError(
+                f"stack[{layer}]: expected I = H = {first.H} of {first.dtype}, got I = {w.I}, H = {w.H} of {w.dtype}"
+            )
+    x = _checks.array("x", x, first.dtype, ("B", first.I))
+    shape = (len(packed), x.shape[0], first.H)
+    parts = _checks.parts_of("state", state, first.letters)
+    parts = [
+        _checks.output(f"state: {letter}", part, first.dtype, shape, [("x", x)])
+        for letter, part in zip(first.letters, parts)
+    ]
+    if len(parts) == 2 and np.may_share_memory(*parts):
+        raise ValueError("state: expected h and c to have memory of their own, got arrays that overlap")
+    if out is None:
+        y = np.empty(shape[1:], first.dtype)
+    else:
+        y = _checks.output("out", out, first.dtype, shape[1:], [("x", x), *(("state", part) for part in parts)])
+    step_in_place(tuple(w.packed for w in packed), first.kernels, x, parts, y)
+    return y
+
+
+def step_in_place(stack, kernels, x, parts, y):
+    """The step itself, on checked arrays. A state that is not dense goes through a copy."""
+    dense = [part if part.flags.c_contiguous else part.copy() for part in parts]
+    kernels["step"](stack, x, dense[0], dense[1] if len(dense) == 2 else None, y)
+    for part, result in zip(parts, dense):
+        if result is not part:
+            part[...] = result
+
+
+def _state(name, value, w, shape):
+    parts = _checks.parts_of(name, value, w.letters)
+    checked = [
+        None if part is None else _checks.array(f"{name}: {letter}", part, w.dtype, shape, contiguous=True)
+        for letter, part in zip(w.letters, parts)
+    ]
+    return checked if len(checked) == 2 else (checked[0], None)
+
+
+def _elementwise(name, x):
+    a = np.asarray(x)
+    if a.dtype not in _BY_DTYPE:
+        raise TypeError(f"x: expected float32 or float64, got {a.dtype}")
+    a = np.ascontiguousarray(a)
+    y = np.empty_like(a)
+    _BY_DTYPE[a.dtype]["elementwise"](name, a.reshape(-1), y.reshape(-1))
+    return y
+
+
+def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
+    """n elements that start on a cache line."""
+    memory = np.empty(n * dtype.itemsize + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + n * dtype.itemsize].view(dtype)
+
+
+def _index(T, B):
+    return np.empty(2 * B + T + 1, np.intp)
+
+
+def _frozen(array):
+    """The array itself if nobody can write to it (its memory is a bytes object), otherwise a copy."""
+    if array is None or isinstance(getattr(array.base, "obj", array.base), bytes):
+        return array
+    return array.copy()
+
+
+def _named(value):
+    return f"a tape of {value.weights.cell}" if type(value) is Tape else type(value).__name__
