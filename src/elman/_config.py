@@ -9,7 +9,6 @@ import platform
 from collections.abc import Iterator
 
 from . import _checks, _kernels
-
 from ._version import __version__
 
 _threads_of_process = 1

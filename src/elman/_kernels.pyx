@@ -3,9 +3,18 @@
 """Typed memoryviews in, one C call out. No arithmetic and no checks: functional.py has made both sure."""
 
 cimport cython
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
+
+from numpy import empty as _empty
 
 cdef extern from "elman.h" nogil:
     int ELMAN_CELL_COUNT
@@ -186,12 +195,11 @@ cdef inline const void *start_of(const real[:, :, ::1] a) noexcept:
 
 
 cdef void fill_layer(elman_layer *layer, Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
-                     const unsigned char[:, ::1] reset, ptrdiff_t[::1] index, int threads):
+                     const unsigned char[:, ::1] reset, int threads):
     layer.T, layer.B, layer.I, layer.H = x.shape[0], x.shape[1], packed.I, packed.H
     layer.directions, layer.threads, layer.weights = packed.D, threads, packed.weights
     layer.x, layer.lengths, layer.reset, layer.tape, layer.scratch = NULL, NULL, NULL, NULL, NULL
     layer.x_t, layer.x_b = x.strides[0] // <ptrdiff_t>sizeof(real), x.strides[1] // <ptrdiff_t>sizeof(real)
-    layer.index = &index[0]
     if x.shape[0] and x.shape[1]:
         layer.x = &x[0, 0, 0]
         if reset is not None:
@@ -200,48 +208,57 @@ cdef void fill_layer(elman_layer *layer, Packed packed, const real[:, :, :] x, c
         layer.lengths = &lengths[0]
 
 
-def forward_scratch(Packed packed, ptrdiff_t T, ptrdiff_t B, int threads):
-    """Elements of scratch that forward() needs."""
-    cdef elman_layer layer
-    layer.T, layer.B, layer.I, layer.H, layer.threads = T, B, packed.I, packed.H, threads
-    return packed.cell.forward_scratch(&layer)
+cdef inline char *aligned(char *p) noexcept nogil:
+    return <char *>((<uintptr_t>p + 63) // 64 * 64)
+
+
+cdef char *allocate(ptrdiff_t size) except NULL:
+    cdef char *memory = <char *>PyMem_RawMalloc(size + 64)
+    if memory == NULL:
+        raise MemoryError(f"no {size} bytes of scratch")
+    return memory
 
 
 def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const real[:, :, ::1] c,
-            const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset, int threads, ptrdiff_t[::1] index,
-            real[::1] scratch, real[:, :, :] y, real[:, :, ::1] h_last, real[:, :, ::1] c_last, real[::1] tape):
+            const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset, int threads, real[:, :, :] y,
+            real[:, :, ::1] h_last, real[:, :, ::1] c_last, real[::1] tape):
     cdef elman_forward_call call
-    fill_layer[real](&call.layer, packed, x, lengths, reset, index, threads)
+    cdef char *index
+    cdef char *scratch = NULL
     if x.shape[1] == 0:
         return
-    call.layer.scratch = &scratch[0]
-    call.layer.tape = NULL if tape is None else &tape[0]
+    fill_layer[real](&call.layer, packed, x, lengths, reset, threads)
+    if tape is not None:
+        call.layer.tape = &tape[0]
     call.state[0], call.state[1] = start_of[real](h), start_of[real](c)
     call.last[0], call.last[1] = &h_last[0, 0, 0], <void *>start_of[real](c_last)
-    call.y = NULL if x.shape[0] == 0 else &y[0, 0, 0]
+    call.y = NULL
+    if x.shape[0]:
+        call.y = &y[0, 0, 0]
     call.y_t, call.y_b = y.strides[0] // <ptrdiff_t>sizeof(real), y.strides[1] // <ptrdiff_t>sizeof(real)
-    with nogil:
-        packed.cell.forward(&call)
-
-
-def backward_scratch(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths, ptrdiff_t[::1] index,
-                     int threads):
-    """Elements of scratch that backward() needs."""
-    cdef elman_layer layer
-    fill_layer[real](&layer, packed, x, lengths, None, index, threads)
-    return packed.cell.backward_scratch(&layer)
+    index = allocate(index_size(&call.layer))
+    try:
+        call.layer.index = <ptrdiff_t *>aligned(index)
+        scratch = allocate(packed.cell.forward_scratch(&call.layer) * <ptrdiff_t>sizeof(real))
+        call.layer.scratch = aligned(scratch)
+        with nogil:
+            packed.cell.forward(&call)
+    finally:
+        PyMem_RawFree(index)
+        PyMem_RawFree(scratch)
 
 
 def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset,
-             int threads, ptrdiff_t[::1] index, real[::1] scratch, real[::1] tape, const real[:, :, :] dy,
-             const real[:, :, ::1] dh_last, const real[:, :, ::1] dc_last, real[:, :, ::1] dx, real[:, :, ::1] dh,
-             real[:, :, ::1] dc, list dweights):
+             int threads, real[::1] tape, const real[:, :, :] dy, const real[:, :, ::1] dh_last,
+             const real[:, :, ::1] dc_last, real[:, :, ::1] dx, real[:, :, ::1] dh, real[:, :, ::1] dc,
+             list dweights):
     cdef elman_backward_call call
     cdef real[:, ::1] matrix
     cdef real[::1] bias
+    cdef char *index
+    cdef char *scratch = NULL
     cdef int d
-    fill_layer[real](&call.layer, packed, x, lengths, reset, index, threads)
-    call.layer.scratch = &scratch[0]
+    fill_layer[real](&call.layer, packed, x, lengths, reset, threads)
     call.layer.tape = &tape[0]
     call.dy = NULL
     if dy is not None and x.shape[0] and x.shape[1]:
@@ -261,70 +278,133 @@ def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
             call.db_ih[d] = &bias[0]
             bias = dweights[d][3]
             call.db_hh[d] = &bias[0]
-    with nogil:
-        packed.cell.backward(&call)
-
-
-cdef void step_layers(tuple stack, elman_forward_call *call, ptrdiff_t state_stride, ptrdiff_t state_size, void *out,
-                      char *between, bint release_gil) noexcept:
-    """One step through the layers; `between` holds the outputs of two layers, in turn."""
-    cdef Packed packed
-    cdef ptrdiff_t l, layers = len(stack)
-    for l in range(layers):
-        packed = <Packed>stack[l]
-        call.layer.I, call.layer.weights = packed.I, packed.weights
-        call.y = out if l == layers - 1 else between + (l & 1) * state_stride
-        if release_gil:
-            with nogil:
-                packed.cell.forward(call)
-        else:
-            packed.cell.forward(call)
-        call.layer.x, call.layer.x_b = call.y, packed.H
-        call.state[0] = call.last[0] = <char *>call.last[0] + state_size
-        if call.last[1] != NULL:
-            call.state[1] = call.last[1] = <char *>call.last[1] + state_size
-
-
-def step(tuple stack, const real[:, :] x, real[:, :, ::1] h, real[:, :, ::1] c, real[:, :] out):
-    """One step of x (B, I) through a stack of one-direction layers: h and c (L, B, H) in place, out (B, H)."""
-    cdef char on_stack[STEP_STACK]
-    cdef char *memory = on_stack
-    cdef elman_forward_call call
-    cdef Packed packed
-    cdef ptrdiff_t B = x.shape[0], size, needed, widest = 0, work = 0
-    if B == 0:
-        return
-    packed = <Packed>stack[0]
-    call.layer.T, call.layer.B, call.layer.H = 1, B, packed.H
-    call.layer.directions = call.layer.threads = 1
-    call.layer.x, call.layer.x_t, call.layer.x_b = &x[0, 0], 0, x.strides[0] // <ptrdiff_t>sizeof(real)
-    call.layer.lengths, call.layer.reset, call.layer.tape = NULL, NULL, NULL
-    for packed in stack:
-        call.layer.I = packed.I
-        widest = max(widest, packed.cell.forward_scratch(&call.layer))
-        work += packed.cell.gates * packed.H * (packed.I + packed.H) * B
-    size = (B * call.layer.H * <ptrdiff_t>sizeof(real) + 63) // 64 * 64
-    needed = 64 + (2 * B + 2) * <ptrdiff_t>sizeof(ptrdiff_t) + 64 + 2 * size + widest * <ptrdiff_t>sizeof(real)
-    if needed > STEP_STACK:
-        memory = <char *>malloc(needed)
-        if memory == NULL:
-            raise MemoryError(f"step: no {needed} bytes of scratch")
+    index = allocate(index_size(&call.layer))
     try:
-        call.layer.index = <ptrdiff_t *>aligned(memory)
-        between = aligned(<char *>(call.layer.index + 2 * B + 2))
-        call.layer.scratch = between + 2 * size
-        call.state[0] = call.last[0] = &h[0, 0, 0]
-        call.state[1] = call.last[1] = NULL if c is None else <void *>&c[0, 0, 0]
-        call.y_t, call.y_b = 0, call.layer.H
-        step_layers(stack, &call, size, B * call.layer.H * <ptrdiff_t>sizeof(real), &out[0, 0], between,
-                    work > RELEASE_GIL)
+        call.layer.index = <ptrdiff_t *>aligned(index)
+        scratch = allocate(packed.cell.backward_scratch(&call.layer) * <ptrdiff_t>sizeof(real))
+        call.layer.scratch = aligned(scratch)
+        with nogil:
+            packed.cell.backward(&call)
     finally:
+        PyMem_RawFree(index)
+        PyMem_RawFree(scratch)
+
+
+cdef inline ptrdiff_t index_size(const elman_layer *layer) noexcept:
+    return (2 * layer.B + layer.T + 1) * <ptrdiff_t>sizeof(ptrdiff_t)
+
+
+@cython.final
+cdef class Stack:
+    """One-direction layers, one on top of the other, ready to be stepped. Reads its arguments through the plain buffer
+    protocol: a typed memoryview costs 0.25 us for each, and a small network is stepped in 0.3 us."""
+
+    cdef tuple layers
+    cdef object dtype
+    cdef ptrdiff_t I, H, work
+    cdef int states, item_size
+
+    def __init__(self, layers, dtype):
+        cdef Packed packed
+        self.layers, self.dtype, self.work = tuple(layers), dtype, 0
+        for packed in self.layers:
+            self.work += packed.cell.gates * packed.H * (packed.I + packed.H)
+        packed = <Packed>self.layers[0]
+        self.I, self.H, self.states = packed.I, packed.H, packed.cell.states
+        self.item_size = sizeof(double) if packed.is_double else sizeof(float)
+
+    def step(self, x, state, out):
+        """x (B, I) or (I,), state (L, B, H) or (L, H) in place (h, or a tuple or list of h and c), out (B, H) or (H,)
+        or None. Returns out, or None and changes nothing if an argument is not a dense array of the right dtype and
+        shape with memory of its own."""
+        cdef Py_buffer views[4]  # x, out, h, c
+        cdef int opened = 0
+        cdef ptrdiff_t B
+        try:
+            if self.states == 2 and (not isinstance(state, (tuple, list)) or len(state) != 2):
+                return None
+            if out is None:
+                out = _empty((x.shape[0], self.H) if x.ndim == 2 else self.H, self.dtype)
+            PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+            opened = 1
+            PyObject_GetBuffer(out, &views[1], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            opened = 2
+            PyObject_GetBuffer(state[0] if self.states == 2 else state, &views[2],
+                               PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            opened = 3
+            if self.states == 2:
+                PyObject_GetBuffer(state[1], &views[3], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+                opened = 4
+            if not self.fit(views):
+                return None
+            B = views[0].shape[0] if views[0].ndim == 2 else 1
+            if B:
+                self.run(B, views)
+            return out
+        except (AttributeError, TypeError, ValueError, BufferError):
+            return None
+        finally:
+            for i in range(opened):
+                PyBuffer_Release(&views[i])
+
+    cdef bint fit(self, Py_buffer *views):
+        cdef int i, j, axes = views[0].ndim
+        cdef const char *item = b"d" if self.item_size == sizeof(double) else b"f"
+        cdef ptrdiff_t B = 1
+        if axes != 1 and axes != 2:
+            return False
+        if axes == 2:
+            B = views[0].shape[0]
+        for i in range(2 + self.states):
+            if views[i].format == NULL or views[i].format[0] != item[0] or views[i].format[1] != 0:
+                return False
+            if views[i].ndim != axes + (i >= 2) or views[i].shape[views[i].ndim - 1] != (self.H if i else self.I):
+                return False
+            if axes == 2 and views[i].shape[i >= 2] != B or i >= 2 and views[i].shape[0] != len(self.layers):
+                return False
+            for j in range(i):
+                if (<char *>views[i].buf < <char *>views[j].buf + views[j].len and
+                        <char *>views[j].buf < <char *>views[i].buf + views[i].len):
+                    return False
+        return True
+
+    cdef int run(self, ptrdiff_t B, Py_buffer *views) except -1:
+        cdef char on_stack[STEP_STACK]
+        cdef char *memory = on_stack
+        cdef char *outputs  # of two layers, in turn
+        cdef elman_forward_call call
+        cdef ptrdiff_t l, needed, row = B * self.H * self.item_size, padded = (row + 63) // 64 * 64, widest = 0
+        cdef Packed packed
+        call.layer.T, call.layer.B, call.layer.H, call.layer.directions, call.layer.threads = 1, B, self.H, 1, 1
+        call.layer.lengths, call.layer.reset, call.layer.tape = NULL, NULL, NULL
+        for packed in self.layers:
+            call.layer.I = packed.I
+            widest = max(widest, packed.cell.forward_scratch(&call.layer))
+        needed = 128 + index_size(&call.layer) + 2 * padded + widest * self.item_size
+        if needed > STEP_STACK:
+            memory = allocate(needed)
+        call.layer.index = <ptrdiff_t *>aligned(memory)
+        outputs = aligned(<char *>call.layer.index + index_size(&call.layer))
+        call.layer.scratch = outputs + 2 * padded
+        call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
+        call.y_t, call.y_b = 0, self.H
+        call.state[1] = call.last[1] = NULL
+        for l in range(len(self.layers)):
+            packed = <Packed>self.layers[l]
+            call.layer.I, call.layer.weights = packed.I, packed.weights
+            call.state[0] = call.last[0] = <char *>views[2].buf + l * row
+            if self.states == 2:
+                call.state[1] = call.last[1] = <char *>views[3].buf + l * row
+            call.y = views[1].buf if l == len(self.layers) - 1 else outputs + (l & 1) * padded
+            if self.work * B > RELEASE_GIL:
+                with nogil:
+                    packed.cell.forward(&call)
+            else:
+                packed.cell.forward(&call)
+            call.layer.x, call.layer.x_b = call.y, self.H
         if memory != on_stack:
-            free(memory)
-
-
-cdef inline char *aligned(char *p) noexcept nogil:
-    return <char *>((<uintptr_t>p + 63) // 64 * 64)
+            PyMem_RawFree(memory)
+        return 0
 
 
 def elementwise(str name, const real[::1] x, real[::1] y):

@@ -28,7 +28,7 @@ _NONLINEARITIES = ("tanh", "relu", "sigmoid")
 _BY_DTYPE = {
     np.dtype(dtype): {
         name: getattr(_kernels, name)[c_type]
-        for name in ("pack", "pack_transposed", "forward", "backward", "backward_scratch", "step", "elementwise")
+        for name in ("pack", "pack_transposed", "forward", "backward", "elementwise")
     }
     for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
 }
@@ -224,12 +224,8 @@ def _forward(cell, x, state, weights, lengths, reset, training, out):
         tape = Tape(w, x, lengths, reset, kept)
     h_last = np.empty((D, B, H), dtype)
     c_last = np.empty((D, B, H), dtype) if w.packed.states == 2 else None
-    threads = _config.get_num_threads()
-    scratch = _aligned(_kernels.forward_scratch(w.packed, T, B, threads), dtype)
-    w.kernels["forward"](
-        w.packed, x, h, c, lengths, reset, threads, _index(T, B), scratch, y, h_last, c_last, kept
-    )  # fmt: skip
-    return y, (h_last if c_last is None else (h_last, c_last)), tape
+    w.kernels["forward"](w.packed, x, h, c, lengths, reset, _config.get_num_threads(), y, h_last, c_last, kept)
+    return y, _bundled([h_last, c_last]), tape
 
 
 def _backward(family, tape, dy, dstate):
@@ -246,13 +242,11 @@ def _backward(family, tape, dy, dstate):
     dh = np.empty((D, B, H), dtype)
     dc = np.empty((D, B, H), dtype) if packed.states == 2 else None
     dweights = [tuple(None if a is None else np.empty_like(a) for a in arrays) for arrays in w.arrays]
-    threads, index = _config.get_num_threads(), _index(T, B)
-    scratch = _aligned(w.kernels["backward_scratch"](packed, x, tape.lengths, index, threads), dtype)
     w.kernels["backward"](
-        packed, x, tape.lengths, tape.reset, threads, index, scratch, tape.kept, dy, dh_last, dc_last,
+        packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, dy, dh_last, dc_last,
         dx, dh, dc, dweights,
     )  # fmt: skip
-    return dx, (dh if dc is None else (dh, dc)), dweights
+    return dx, _bundled([dh, dc]), dweights
 
 
 def _step(cell, x, state, stack, out):
@@ -283,17 +277,18 @@ def _step(cell, x, state, stack, out):
         y = np.empty(shape[1:], first.dtype)
     else:
         y = _checks.output("out", out, first.dtype, shape[1:], [("x", x), *(("state", part) for part in parts)])
-    step_in_place(tuple(w.packed for w in packed), first.kernels, x, parts, y)
+    dense = [np.ascontiguousarray(a) for a in (x, y, *parts)]
+    _kernels.Stack([w.packed for w in packed], first.dtype).step(dense[0], _bundled(dense[2:]), dense[1])
+    for given, result in zip((y, *parts), dense[1:]):
+        if result is not given:
+            given[...] = result
     return y
 
 
-def step_in_place(stack, kernels, x, parts, y):
-    """The step itself, on checked arrays. A state that is not dense goes through a copy."""
-    dense = [part if part.flags.c_contiguous else part.copy() for part in parts]
-    kernels["step"](stack, x, dense[0], dense[1] if len(dense) == 2 else None, y)
-    for part, result in zip(parts, dense):
-        if result is not part:
-            part[...] = result
+def stepper(stack):
+    """What steps checked one-direction layers fastest: its `step(x, state, out)` returns None where its arguments need
+    the care of `*_step`."""
+    return _kernels.Stack([w.packed for w in stack], stack[0].dtype)
 
 
 def _state(name, value, w, shape):
@@ -303,6 +298,11 @@ def _state(name, value, w, shape):
         for letter, part in zip(w.letters, parts)
     ]
     return checked if len(checked) == 2 else (checked[0], None)
+
+
+def _bundled(parts):
+    """A state from its parts: h, or (h, c)."""
+    return parts[0] if len(parts) == 1 or parts[1] is None else tuple(parts)
 
 
 def _elementwise(name, x):
@@ -320,10 +320,6 @@ def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
     memory = np.empty(n * dtype.itemsize + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + n * dtype.itemsize].view(dtype)
-
-
-def _index(T, B):
-    return np.empty(2 * B + T + 1, np.intp)
 
 
 def _frozen(array):

@@ -1,0 +1,67 @@
+"""The compiled kernels behind `elman.functional`, which checks, allocates and then calls these. Not public.
+
+A function that takes arrays is fused: index it with "float" or "double" first, `forward["float"](...)`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+F = TypeVar("F")
+
+class Fused(Generic[F]):
+    """A function for two dtypes."""
+
+    def __getitem__(self, c_type: str) -> F: ...
+
+class Packed:
+    """One layer's weights in the layout of one instruction set, as long as this object lives."""
+
+    I: int
+    H: int
+    D: int
+    cell_number: int
+    is_double: bool
+    has_bias: bool
+    has_transposed: bool
+    isa: str
+    lanes: int
+    gates: int
+    states: int
+    slots: int
+    def __init__(self, cell_number: int, is_double: bool, I: int, H: int, D: int, has_bias: bool) -> None: ...
+
+class Stack:
+    """One-direction layers, one on top of the other, ready to be stepped."""
+
+    def __init__(self, layers: Sequence[Packed], dtype: np.dtype[Any]) -> None: ...
+    def step(self, x: object, state: object, out: object) -> Array | None:
+        """x (B, I) or (I,), state (L, B, H) or (L, H) in place, out (B, H) or (H,) or None. Returns out, or None and
+        changes nothing if an argument is not a dense array of the right dtype and shape with memory of its own."""
+
+pack: Fused[Any]
+pack_transposed: Fused[Any]
+forward: Fused[Any]
+backward: Fused[Any]
+elementwise: Fused[Any]
+
+def cell_names() -> tuple[str, ...]:
+    """The cells, in the order of their numbers."""
+
+def compiler() -> str:
+    """Name and version of the compiler that built this module."""
+
+def isa_built() -> tuple[str, ...]:
+    """Names of the instruction sets in this build, best last."""
+
+def isa_usable() -> tuple[str, ...]:
+    """Names of those that this CPU and operating system can run, best last."""
+
+def isa() -> str:
+    """Name of the instruction set that newly packed weights are laid out for."""
+
+def select_isa(name: str) -> None:
+    """Use this one of isa_usable() from now on. What is packed already keeps its own."""
