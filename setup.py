@@ -31,6 +31,10 @@ def instruction_sets():
 
 
 class BuildKernels(build_ext):
+    def initialize_options(self):
+        super().initialize_options()
+        self.cython_c_in_temp = True  # or the generated C would lie beside the .pyx and come into the sdist
+
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
         common = (
@@ -69,7 +73,6 @@ setup(
             ["src/elman/_kernels.pyx"],
             include_dirs=["csrc"],
             depends=["csrc"],
-            cython_c_in_temp=True,
         )
     ],
 )
