@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -30,6 +31,24 @@ def instruction_sets():
     return sets
 
 
+# Of every file of csrc/; no product may become a fused one behind our back, no sum may be reordered.
+GCC_FLAGS = ["-O3", "-std=c11", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+GCC_FLAGS += ["-fvisibility=hidden"]
+MSVC_FLAGS = ["/O2", "/GL-", "/fp:precise", "/std:c11"]
+
+
+def compilations(msvc=False):
+    """(folder for the object, source, macros, flags) of every file of csrc/ that is compiled."""
+    sets = {name: flags[msvc] for name, flags in instruction_sets().items() if flags[msvc] is not None}
+    have = [(f"ELMAN_HAVE_{name.upper()}", None) for name in sets]
+    common = MSVC_FLAGS if msvc else GCC_FLAGS
+    for source in ("csrc/schedule.c", "csrc/pool.c", "csrc/dispatch.c"):
+        yield "", source, have, common
+    for name, flags in sets.items():
+        yield "f32", f"csrc/targets/{name}.c", [], common + flags
+        yield "f64", f"csrc/targets/{name}.c", [("ELMAN_F64", None)], common + flags
+
+
 class BuildKernels(build_ext):
     def initialize_options(self):
         super().initialize_options()
@@ -37,42 +56,31 @@ class BuildKernels(build_ext):
 
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
-        common = (
-            ["/O2", "/GL-", "/fp:precise", "/std:c11"]
-            if msvc
-            else ["-O3", "-std=c11", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-            + ["-fvisibility=hidden"]
-        )
-        sets = {name: flags[msvc] for name, flags in instruction_sets().items() if flags[msvc] is not None}
-        have = [(f"ELMAN_HAVE_{name.upper()}", None) for name in sets]
-        jobs = [("", source, have, []) for source in ("csrc/schedule.c", "csrc/pool.c", "csrc/dispatch.c")]
-        for name, flags in sets.items():
-            jobs += [("f32", f"csrc/targets/{name}.c", [], flags)]
-            jobs += [("f64", f"csrc/targets/{name}.c", [("ELMAN_F64", None)], flags)]
 
         def compile(job):
             folder, source, macros, flags = job
             output_dir = os.path.join(self.build_temp, folder)
-            return self.compiler.compile([source], output_dir, macros, extra_postargs=common + flags)
+            return self.compiler.compile([source], output_dir, macros, extra_postargs=flags)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = sum(pool.map(compile, jobs), [])
+            objects = sum(pool.map(compile, compilations(msvc)), [])
         for extension in self.extensions:
             extension.extra_objects = objects
-            extension.extra_compile_args = common
+            extension.extra_compile_args = MSVC_FLAGS if msvc else GCC_FLAGS
             if not msvc:
                 extension.extra_link_args = ["-pthread"] + (["-Wl,-s"] if sys.platform == "linux" else [])
         super().build_extensions()
 
 
-setup(
-    cmdclass={"build_ext": BuildKernels},
-    ext_modules=[
-        Extension(
-            "elman._kernels",
-            ["src/elman/_kernels.pyx"],
-            include_dirs=["csrc"],
-            depends=["csrc"],
-        )
-    ],
-)
+if __name__ == "__main__":
+    setup(
+        cmdclass={"build_ext": BuildKernels},
+        ext_modules=[
+            Extension(
+                "elman._kernels",
+                ["src/elman/_kernels.pyx"],
+                include_dirs=["csrc"],
+                depends=glob("csrc/**/*.*", recursive=True),
+            )
+        ],
+    )

@@ -19,7 +19,7 @@ def dtype_of(name, value):
         dtype = np.dtype(value)
     except TypeError:
         dtype = None
-    if value is None or dtype not in FLOATS:
+    if value is None or dtype is None or dtype not in FLOATS:  # numpy finds None equal to float64
         raise TypeError(f"{name}: expected float32 or float64, got {value!r}")
     return FLOATS[FLOATS.index(dtype)]  # numpy's own object: an unpickled dtype is only equal to it
 
@@ -104,8 +104,11 @@ def reset(name, value, shape):
     """None, or a mask of bool (or integers 0 and 1) as a dense uint8 array."""
     if value is None:
         return None
-    a = np.asarray(value) if not isinstance(value, np.ndarray) else value
-    if a.dtype != np.bool_:
+    try:
+        a = np.asarray(value)
+    except Exception:  # _whole_numbers says what
+        a = None
+    if a is None or a.dtype != np.bool_:
         a = _whole_numbers(name, value, shape, "bool, or integers 0 and 1")
     if a.shape != tuple(shape):
         raise ValueError(f"{name}: expected shape {_shown(shape)}, got {_shown(a.shape)}")

@@ -1,0 +1,20 @@
+"""The flag --bench-all; with --benchmark-only NumPy gets one thread and the tests are left out."""
+
+import os
+
+
+def pytest_addoption(parser):
+    parser.addoption("--bench-all", action="store_true", help="with --benchmark-only: the slow benchmarks too")
+
+
+def pytest_configure(config):
+    if config.getoption("benchmark_only", False):
+        # Before anything imports NumPy; its BLAS reads it only then.
+        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("benchmark_only", False):  # instead of two thousand lines about skipped tests
+        timed = [item for item in items if "benchmark" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=list(set(items).difference(timed)))
+        items[:] = timed

@@ -1,0 +1,598 @@
+"""RNN, LSTM and GRU: stacks of layers in one or two directions over `elman.functional` or `elman.reference`.
+
+Here: arguments, weights, stacking, the caller's axis order, dropout masks, and which tape fits which weights. Not
+here: arithmetic. Shapes: T steps, B sequences, I inputs, H hidden units, D directions (1 or 2).
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import math
+import numbers
+import threading
+import warnings
+from collections.abc import Mapping, MutableMapping
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _checks as check
+from ._parameters import Parametrised, Params, Snapshot
+from ._state import LSTMState
+
+_BACKENDS = {"compiled": "elman.functional", "reference": "elman.reference"}
+
+State = TypeVar("State")  # np.ndarray, or LSTMState
+
+
+class Tape:
+    """What `forward` keeps for `backward`. Opaque; never written to, so it can be used again."""
+
+    __slots__ = ("_layer", "_snapshot", "_layout", "_steps", "_batch", "_tapes", "_kept")
+
+    def __init__(
+        self,
+        layer: Recurrent,
+        snapshot: Snapshot,
+        layout: str,
+        T: int,
+        B: int,
+        tapes: list[Any],
+        kept: list[np.ndarray | None],
+    ):
+        self._layer = layer
+        self._snapshot = snapshot
+        self._layout = layout
+        self._steps = T
+        self._batch = B
+        self._tapes = tapes  # the backend's, one per stacked layer
+        self._kept = kept  # dropout after each layer but the top one: bool (T, B, D*H), or None
+
+    def __repr__(self) -> str:
+        return f"<tape of {self._layer!r}: T={self._steps}, B={self._batch}>"
+
+
+class Recurrent(Parametrised, Generic[State]):
+    """What RNN, LSTM and GRU have in common; use those.
+
+    A layer can be used from several Python threads at once. Its settings (`input_size`, `hidden_size`, `num_layers`,
+    `bidirectional`, `batch_first`, `dropout`, `bias`, `dtype`, `backend`, ...) can be read and are fixed.
+    """
+
+    _cell: str  # the prefix of the backend's functions
+    _gates: int  # blocks of H rows in the weights
+    _letters: tuple[str, ...] = ("h",)  # the parts of a state
+    _cell_options: tuple[str, ...] = ()  # settings that the backend's functions take
+    _not_pickled = (*Parametrised._not_pickled, "_pack", "_forward", "_backward", "_step", "_drawing")
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bidirectional: bool
+    batch_first: bool
+    dropout: float
+    bias: bool
+    dtype: np.dtype
+    backend: str
+
+    def __init__(
+        self, input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
+    ):
+        self.input_size = I = check.integer("input_size", input_size, 1)
+        self.hidden_size = H = check.integer("hidden_size", hidden_size, 1)
+        self.num_layers = L = check.integer("num_layers", num_layers, 1)
+        self.bidirectional = check.boolean("bidirectional", bidirectional)
+        self.batch_first = check.boolean("batch_first", batch_first)
+        self.dropout = _number("dropout", dropout, 0.0, 1.0)
+        self.bias = check.boolean("bias", bias)
+        self.dtype = check.dtype_of("dtype", dtype)
+        self.backend = check.choice("backend", backend, tuple(_BACKENDS))
+        if seed is not None:
+            seed = check.integer("seed", seed, 0)
+        if self.dropout and L == 1:
+            warnings.warn("dropout acts between layers, so it does nothing with num_layers=1", stacklevel=3)
+
+        D = self._directions = 2 if self.bidirectional else 1
+        self._rng = np.random.default_rng(seed)
+        limit = 1 / math.sqrt(H)
+        rows = self._gates * H
+        arrays = {}
+        for k in range(L):
+            shapes = ((rows, D * H if k else I), (rows, H), (rows,), (rows,))
+            for d in range(D):
+                for name, shape in zip(self._names(k, d), shapes, strict=False):  # two names without biases
+                    arrays[name] = self._rng.uniform(-limit, limit, shape)
+        self._start(arrays)
+
+    # ------------------------------------------------------------------------------------------------ computing
+
+    def __call__(
+        self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, reset: ArrayLike | None = None
+    ) -> tuple[np.ndarray, State]:
+        """Inference: nothing is kept for a gradient and dropout never applies.
+
+        x : (T, B, I), with `batch_first` (B, T, I), or (T, I) without a batch. The layer's dtype, integers or lists.
+            T and B may be 0. NaN and infinity travel through.
+        state : the initial state, (num_layers * D, B, H), without a batch (num_layers * D, H): for RNN and GRU the
+            array h, for LSTM (h, c). None, or a part that is None, means zeros. It is not changed.
+        lengths : (B,) integers 0 to T in any order; without a batch one integer. The output past a sequence's end is
+            0, x there is never read, the final state is the one after the last true step (with length 0 the initial
+            one), and the reverse direction starts at the last true step.
+        reset : (T, B), with `batch_first` (B, T), without a batch (T,); bool or 0 and 1. The state is set to zero
+            before that step, in every layer; in the reverse direction between steps t and t - 1.
+
+        Returns (y, state), new arrays. y : (T, B, D*H), with `batch_first` (B, T, D*H), without a batch (T, D*H): the
+        top layer's output. state : the final state, in the form and shape of the initial one.
+
+        ValueError, TypeError: an argument of wrong shape, dtype or value.
+
+        >>> y, state = layer(x)
+        >>> y, state = layer(x_next, state)
+        """
+        y, final, _ = self._run(x, state, lengths, reset, training=False, rng=None)
+        return y, final
+
+    def forward(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: int | np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, State, Tape]:
+        """As a call, with dropout between the layers, and a tape for `backward`. The layer stays unchanged.
+
+        x, state, lengths, reset : as in a call. They may be edited afterwards; the tape has what it needs.
+        rng : where dropout's masks come from: None is the layer's own generator (started from `seed`), a whole number
+            or a `numpy.random.Generator` makes them repeatable.
+
+        Returns (y, state, tape).
+
+        >>> y, state, tape = layer.forward(x, lengths=n)
+        """
+        return self._run(x, state, lengths, reset, training=True, rng=rng)
+
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        grads: MutableMapping[str, np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, State, Mapping[str, np.ndarray]]:
+        """The gradient of a loss by everything that `forward` was given.
+
+        tape : from this layer's `forward`, with the weights unchanged since. It is not changed: use it again.
+        dy : the loss's gradient by y, in y's shape; None means zeros. Past a sequence's end it is never read.
+        dstate : the loss's gradient by the final state, in its form; None, or a part that is None, means zeros.
+        grads : writable arrays under the names of `params`, which the weights' gradients are added to; None: new ones.
+
+        Returns (dx, dstate, grads): the gradient by x, in x's shape; by the initial state; and by each weight, in a
+        dict with the names of `params` (`grads` itself, if given).
+
+        ValueError, TypeError: an argument of wrong shape or dtype, a tape of another layer, or one made before the
+        weights changed. After an error `grads` is as it was.
+
+        >>> dx, dstate, grads = layer.backward(tape, dy)
+        """
+        self._check_tape(tape)
+        D, H, L = self._directions, self.hidden_size, self.num_layers
+        T, B, layout = tape._steps, tape._batch, tape._layout
+        down: Any = None
+        if dy is not None:
+            down = _time_major(check.array("dy", dy, self.dtype, (*_sizes(layout, T, B), D * H)), layout)
+        given = self._state_parts("dstate", dstate, B, layout)
+        if grads is not None:
+            mentioned = [("dy", down), *(("dstate", part) for part in given)]
+            self._checked_grads(grads, tuple((name, a) for name, a in mentioned if a is not None))
+
+        initial: list[Any] = []
+        new: dict[str, np.ndarray] = {}
+        for k in reversed(range(L)):
+            if k < L - 1:
+                self._drop(down, tape._kept[k])
+            down, dstate_k, dweights = self._backward(tape._tapes[k], down, self._layer_state(given, k))
+            initial.insert(0, dstate_k)
+            for d in range(D):
+                new.update(zip(self._names(k, d), dweights[d], strict=False))  # without biases the rest is None
+        dx = np.ascontiguousarray(_callers(down, layout))
+        return dx, self._stacked(initial, layout), self._accumulated(grads, new)
+
+    def zero_state(self, batch: int | None = None) -> State:
+        """A state of zeros for `step`, a call or `forward`: one per stream.
+
+        batch : B, for arrays (num_layers * D, B, H); None for (num_layers * D, H), which goes with input without a
+            batch.
+
+        >>> state = layer.zero_state(3)
+        """
+        B = () if batch is None else (check.integer("batch", batch, 0),)
+        shape = (self.num_layers * self._directions, *B, self.hidden_size)
+        return self._bundle(*(np.zeros(shape, self.dtype) for _ in self._letters))
+
+    def step(self, x_t: ArrayLike, state: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """One step of a stream: the same bits as a call over the whole sequence, without dropout.
+
+        x_t : (B, I), or (I,) without a batch.
+        state : changed in place. From `zero_state`, a call or `forward`, or plain writable arrays (num_layers, B, H),
+            without a batch (num_layers, H), in the layer's dtype.
+        out : where to write the result, (B, H) or (H,), sharing no memory with x_t and state; None: a new array.
+
+        Returns the top layer's output, (B, H) or (H,); `out` itself, if given.
+
+        ValueError, TypeError: an argument of wrong shape or dtype, or a bidirectional layer, which has no next step.
+        After an error `state` and `out` are as they were.
+
+        >>> state = layer.zero_state(1)
+        >>> y_t = layer.step(x_t, state)
+        """
+        if self.bidirectional:
+            raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
+        stack = self._snapshot.packed
+        if type(x_t) is np.ndarray:  # the quick way
+            try:
+                if x_t.ndim == 2:
+                    return self._step(x_t, state, stack, out=out)
+                if x_t.ndim == 1:
+                    one = tuple(part[:, None] for part in state) if isinstance(state, tuple) else state[:, None]
+                    y = self._step(x_t[None], one, stack, out=None if out is None else out[None])
+                    return y[0] if out is None else out
+            except (TypeError, ValueError, LookupError):
+                pass  # nothing has changed; the checks below say what is wrong in the words of this method
+        x, parts, y = self._step_arguments(x_t, state, out)
+        y = self._step(x, self._bundle(*parts), stack, out=y)
+        return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
+
+    # -------------------------------------------------------------------------------------------- the layer itself
+
+    def __repr__(self) -> str:
+        shown = [str(self.input_size), str(self.hidden_size)]
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name, parameter.default)
+            if name not in ("input_size", "hidden_size") and value != parameter.default:
+                shown.append(f"{name}={str(value)!r}" if name == "dtype" else f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        with self._drawing:
+            state["_rng"] = copy.deepcopy(self._rng)
+        return state
+
+    # ------------------------------------------------------------------------------------------------- inner parts
+
+    def _bind(self) -> None:
+        """Find the backend's functions. It is imported here, so that neither needs the other."""
+        backend = importlib.import_module(_BACKENDS[self.backend])
+        options = {name: getattr(self, name) for name in self._cell_options}
+
+        def function(what):
+            found = getattr(backend, f"{self._cell}_{what}")
+            return partial(found, **options) if options and what != "backward" else found
+
+        self._pack, self._forward, self._backward, self._step = map(function, ("pack", "forward", "backward", "step"))
+        self._drawing = threading.Lock()
+
+    def _names(self, k: int, d: int) -> list[str]:
+        """PyTorch's names of stacked layer k in direction d."""
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        return [f"{kind}_l{k}{'_reverse' if d else ''}" for kind in kinds]
+
+    def _packed(self, params: Params) -> list[Any]:
+        """The backend's form of the weights, one entry per stacked layer."""
+        no_bias = () if self.bias else (None, None)
+        return [
+            self._pack([(*(params[name] for name in self._names(k, d)), *no_bias) for d in range(self._directions)])
+            for k in range(self.num_layers)
+        ]
+
+    @staticmethod
+    def _bundle(*parts: Any) -> Any:
+        """A state of this cell from its parts."""
+        (h,) = parts
+        return h
+
+    def _run(self, x, state, lengths, reset, training, rng):
+        snapshot = self._snapshot
+        D, H, L = self._directions, self.hidden_size, self.num_layers
+        rank = _rank("x", x)
+        layout = "T" if rank == 2 else "BT" if self.batch_first else "TB"
+        if rank not in (2, 3):
+            check.array("x", x, self.dtype, "?" * rank)  # another dtype is said first
+            wanted = f"({', '.join(layout)}, {self.input_size}) or (T, {self.input_size})"
+            raise ValueError(f"x: expected shape {wanted}, got {np.shape(x)}")
+        below = _time_major(check.array("x", x, self.dtype, (*layout, self.input_size)), layout)
+        T, B, _ = below.shape
+        given = self._state_parts("state", state, B, layout)
+        if layout == "T" and lengths is not None:
+            lengths = [check.integer("lengths", lengths, 0, T)]
+        lengths = check.lengths("lengths", lengths, T, B)
+        if reset is not None:
+            reset = _time_major(check.reset("reset", reset, _sizes(layout, T, B)), layout)
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            rng = np.random.default_rng(check.integer("rng", rng, 0))
+
+        kept = self._draw(T, B, rng) if training else [None] * (L - 1)
+        y = np.empty((*_sizes(layout, T, B), D * H), self.dtype)
+        tapes, final = [], []
+        for k in range(L):
+            below, state_k, tape = self._forward(
+                below,
+                self._layer_state(given, k),
+                snapshot.packed[k],
+                lengths=lengths,
+                reset=reset,
+                training=training,
+                out=_time_major(y, layout) if k == L - 1 else None,
+            )
+            if k < L - 1:
+                self._drop(below, kept[k])
+            final.append(state_k)
+            tapes.append(tape)
+        tape = Tape(self, snapshot, layout, T, B, tapes, kept) if training else None
+        return y, self._stacked(final, layout), tape
+
+    def _draw(self, T: int, B: int, rng: np.random.Generator | None) -> list[np.ndarray | None]:
+        """Dropout's masks, drawn at once and in a fixed order, so that they depend on nothing but the generator."""
+        gaps = self.num_layers - 1
+        if not self.dropout:
+            return [None] * gaps
+        shape = (gaps, T, B, self._directions * self.hidden_size)
+        if rng is None:
+            with self._drawing:
+                uniform = self._rng.random(shape, np.float32)
+        else:
+            uniform = rng.random(shape, np.float32)
+        return list(uniform >= self.dropout)
+
+    def _drop(self, a: Any, kept: np.ndarray | None) -> None:
+        """Dropout, in place: what is not kept is *assigned* 0, the rest scaled so that the mean stays."""
+        if kept is not None:
+            if self.dropout < 1:
+                with np.errstate(over="ignore"):
+                    a *= 1 / (1 - self.dropout)
+            a[~kept] = 0
+
+    def _state_parts(self, name: str, value: Any, B: int, layout: str) -> list[np.ndarray | None]:
+        """A state as its checked parts, (L*D, B, H) each, or None for zeros."""
+        rows, H = self.num_layers * self._directions, self.hidden_size
+        shape = (rows, H) if layout == "T" else (rows, B, H)
+        parts: list[np.ndarray | None] = []
+        for part_name, part in self._named_parts(name, value):
+            if part is not None:
+                part = check.array(part_name, part, self.dtype, shape)
+                part = part[:, None] if layout == "T" else part
+            parts.append(part)
+        return parts
+
+    def _named_parts(self, name: str, value: Any) -> list[tuple[str, Any]]:
+        parts = check.parts_of(name, value, self._letters)
+        names = [name] if len(parts) == 1 else [f"{name}: {letter}" for letter in self._letters]
+        return list(zip(names, parts, strict=True))
+
+    def _layer_state(self, parts: list[np.ndarray | None], k: int) -> Any:
+        """Stacked layer k's share of a state, in the backend's form."""
+        rows = slice(k * self._directions, (k + 1) * self._directions)
+        return self._bundle(*(None if part is None else part[rows] for part in parts))
+
+    def _stacked(self, states: list[Any], layout: str) -> Any:
+        """The caller's state from those of the stacked layers, in arrays of its own."""
+        columns = [[state] for state in states] if len(self._letters) == 1 else states
+        parts = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*columns, strict=True)]
+        return self._bundle(*(part[:, 0] if layout == "T" else part for part in parts))
+
+    def _check_tape(self, tape: Any) -> None:
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected what forward of this layer returned, got {type(tape).__name__}")
+        if tape._layer is not self:
+            raise ValueError(f"tape: expected one of this layer, got one of another, {tape._layer!r}")
+        if tape._snapshot is not self._snapshot:
+            raise ValueError("tape: expected one made with the present weights, got one made before they changed")
+
+    def _step_arguments(self, x_t: Any, state: Any, out: Any) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
+        """`step`'s arguments with a batch axis, checked in the caller's words."""
+        L, I, H = self.num_layers, self.input_size, self.hidden_size
+        rank = _rank("x_t", x_t)
+        batch = () if rank == 1 else ("B",)
+        if rank not in (1, 2):
+            check.array("x_t", x_t, self.dtype, "?" * rank)
+            raise ValueError(f"x_t: expected shape (B, {I}) or ({I},), got {np.shape(x_t)}")
+        x = check.array("x_t", x_t, self.dtype, (*batch, I))
+        sizes = x.shape[:-1]
+        apart = [("x_t", x)]
+        for name, part in self._named_parts("state", state):
+            check.output(name, part, self.dtype, (L, *sizes, H), apart)
+            apart.append((name, part))
+        if out is not None:
+            check.output("out", out, self.dtype, (*sizes, H), apart)
+        parts = [part for _, part in apart[1:]]
+        if batch:
+            return x, parts, out
+        return x[None], [part[:, None] for part in parts], None if out is None else out[None]
+
+
+class LSTM(Recurrent[LSTMState]):
+    """Long short-term memory, as `torch.nn.LSTM`.
+
+        i, f, o = sigmoid(W_i? x_t + b_i? + W_h? h + b_h?)      the gates
+        g       = tanh(W_ig x_t + b_ig + W_hg h + b_hg)
+        c_t     = f * c + i * g
+        h_t     = o * tanh(c_t)
+
+    input_size, hidden_size, num_layers : I, H and how many layers are stacked, at least 1 each.
+    bidirectional : a second set of weights reads each sequence from its end; D = 2, outputs side by side.
+    batch_first : x, y, dy and reset are (B, T, ...). Never the state.
+    dropout : 0 to 1, the chance that an output of a layer but the top one is zeroed, in `forward` only.
+    bias : whether there are bias_ih and bias_hh.
+    forget_bias : None: as PyTorch; a number: what the forget gates' biases start at (in bias_ih, with bias_hh 0).
+    dtype : float32 or float64, of the weights and of everything that goes in and out.
+    seed : a whole number, for the weights and for dropout's masks; None is random.
+    backend : "compiled", or "reference" for the NumPy equations.
+
+    Weights, per layer k and with "_reverse" for the second direction: weight_ih_l{k} (4H, I; above the first layer
+    4H, D*H), weight_hh_l{k} (4H, H), bias_ih_l{k} (4H,), bias_hh_l{k} (4H,); blocks of rows in the order i, f, g, o.
+    They start at U(-1/sqrt(H), 1/sqrt(H)). A state is `LSTMState`, which unpacks as (h, c).
+
+    >>> lstm = LSTM(64, 128, 2)
+    >>> y, (h, c) = lstm(np.zeros((100, 8, 64), np.float32))
+    >>> y.shape, h.shape
+    ((100, 8, 128), (2, 8, 128))
+    """
+
+    _cell = "lstm"
+    _gates = 4
+    _letters = ("h", "c")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bias: bool = True,
+        forget_bias: float | None = None,
+        dtype: DTypeLike = np.float32,
+        seed: int | None = None,
+        backend: str = "compiled",
+    ):
+        super().__init__(
+            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
+        )
+        if forget_bias is not None:
+            most = float(np.finfo(self.dtype).max)
+            forget_bias = _number("forget_bias", forget_bias, -most, most)
+            if not bias:
+                raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias}")
+            f = slice(self.hidden_size, 2 * self.hidden_size)
+            with self.edit() as p:
+                for name in p:
+                    if name.startswith("bias"):
+                        p[name][f] = forget_bias if name.startswith("bias_ih") else 0
+
+    @staticmethod
+    def _bundle(*parts: Any) -> LSTMState:
+        return LSTMState(*parts)
+
+
+class GRU(Recurrent[np.ndarray]):
+    """Gated recurrent unit, as `torch.nn.GRU`.
+
+        r, z = sigmoid(W_i? x_t + b_i? + W_h? h + b_h?)         the gates
+        n    = tanh(W_in x_t + b_in + r * (W_hn h + b_hn))      reset_after=True: PyTorch, cuDNN
+        n    = tanh(W_in x_t + b_in + W_hn (r * h) + b_hn)      reset_after=False: the paper, ONNX's default
+        h_t  = (1 - z) * n + z * h
+
+    reset_after : whether the reset gate acts after the recurrent product or before it.
+
+    The other arguments are those of `LSTM`. Weights as there, with 3H rows in the order r, z, n. A state is the array
+    h.
+
+    >>> gru = GRU(64, 128, bidirectional=True)
+    >>> y, h = gru(np.zeros((100, 8, 64), np.float32))
+    >>> y.shape, h.shape
+    ((100, 8, 256), (2, 8, 128))
+    """
+
+    _cell = "gru"
+    _gates = 3
+    _cell_options = ("reset_after",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        bidirectional: bool = False,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        seed: int | None = None,
+        backend: str = "compiled",
+    ):
+        self.reset_after = check.boolean("reset_after", reset_after)
+        super().__init__(
+            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
+        )
+
+
+class RNN(Recurrent[np.ndarray]):
+    """The plain recurrent network (Elman 1990), as `torch.nn.RNN`.
+
+        h_t = act(W_ih x_t + b_ih + W_hh h + b_hh)
+
+    nonlinearity : act, "tanh", "relu" or "sigmoid".
+
+    The other arguments are those of `LSTM`. Weights as there, with H rows. A state is the array h.
+
+    >>> rnn = RNN(64, 128, nonlinearity="relu")
+    >>> y, h = rnn(np.zeros((100, 64), np.float32))
+    >>> y.shape, h.shape
+    ((100, 128), (1, 128))
+    """
+
+    _cell = "rnn"
+    _gates = 1
+    _cell_options = ("nonlinearity",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: str = "tanh",
+        bidirectional: bool = False,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        seed: int | None = None,
+        backend: str = "compiled",
+    ):
+        self.nonlinearity = check.choice("nonlinearity", nonlinearity, ("tanh", "relu", "sigmoid"))
+        super().__init__(
+            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
+        )
+
+
+# A layout names the axes in front of the last one as the caller has them: "TB", "BT" (batch_first) or "T" (no batch).
+
+
+def _sizes(layout: str, T: int, B: int) -> tuple[int, ...]:
+    return tuple(T if axis == "T" else B for axis in layout)
+
+
+def _time_major(a: np.ndarray, layout: str) -> np.ndarray:
+    """The caller's array as (T, B, ...), a view."""
+    return a[:, None] if layout == "T" else a.swapaxes(0, 1) if layout == "BT" else a
+
+
+def _callers(a: np.ndarray, layout: str) -> np.ndarray:
+    """The way back, also a view."""
+    return a[:, 0] if layout == "T" else a.swapaxes(0, 1) if layout == "BT" else a
+
+
+def _rank(name: str, value: Any) -> int:
+    try:
+        return np.ndim(value)
+    except Exception as error:  # a ragged list, say
+        raise ValueError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    number = float(value)
+    if not least <= number <= most:  # NaN is refused too
+        raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value!r}")
+    return number

@@ -1,0 +1,745 @@
+"""The equations of elman's recurrent networks in NumPy: forward, and backpropagation through time (BPTT).
+
+Read this file beside a textbook; `elman.functional` computes the same with compiled kernels, under the same names, and
+is tested against it. No kernel is imported here.
+
+The recurrent network (Elman 1990). A cell carries a state from step to step. The plain one, with t = 0 ... T-1:
+
+    h_t = tanh(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh)      h_(-1) is the initial state, called h0 in the code
+    o_t = V h_t + c                                        the output layer (elman.Dense), not part of the cell
+    L   = sum_t L_t(o_t)                                   the total loss
+
+A batch holds B sequences: x is (T, B, I), and row b of x_t (B, I) belongs to sequence b, so the product W x_t is
+written `x_t @ W.T`. y (T, B, D*H) collects h_t of D = 1 or 2 directions; the second runs from the end to the start.
+
+Backpropagation through time (Werbos 1990). A loss sees h_t twice, through o_t and through the next step:
+
+    dL/dh_t     = V^T dL/do_t                              the direct part, given as dy[t]
+                + (the part that comes back through h_(t+1))
+    dL/dh_(t-1) = W_hh^T da_t,   da_t = dL/dh_t * tanh'    da_t: the gradient of the sum inside tanh
+    dL/dx_t     = W_ih^T da_t
+    dL/dW_ih    = sum_t da_t x_t^T                         the same weights act at every step, so their
+    dL/dW_hh    = sum_t da_t h_(t-1)^T                     gradients are sums over t
+    dL/db_ih    = dL/db_hh = sum_t da_t
+
+So one loop runs back over the steps of the forward loop, hands dL/dh_t to the step before, and adds up. In the code the
+gradient dL/dv of the loss by anything called v is `dv`; h stands for h_(t-1) and h_t for the new one; `*` is
+elementwise.
+
+Every cell consists of two small functions: a step, and that step backwards. `_forward`, `_backward` and `_step` below
+hold what all cells have in common: time, directions, lengths and resets.
+
+    lengths  A sequence takes part in step t only while t < length. Its rows are picked out of the batch, so whatever
+             lies beyond its end is never read; its output there is 0, and its state stays as it is.
+    reset    Where a sequence begins anew the state is assigned 0 before the step, so not even a NaN survives, and no
+             gradient passes. In the second direction the cut lies between the same two steps, t and t-1.
+
+To add a cell: write its two functions, a `_Cell` that names them, and the four public functions.
+
+All arithmetic is done in the dtype of the weights, float32 or float64; x and the states must have the same one. Wrong
+arguments raise TypeError or ValueError, naming the argument, before anything has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _checks
+
+__all__ = [
+    "exp",
+    "gru_backward",
+    "gru_forward",
+    "gru_pack",
+    "gru_step",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_pack",
+    "lstm_step",
+    "rnn_backward",
+    "rnn_forward",
+    "rnn_pack",
+    "rnn_step",
+    "sigmoid",
+    "tanh",
+]
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = tuple[Array, ...]
+State: TypeAlias = "Array | Arrays | None"  # h, or (h, c); None, whole or in part, is zeros
+Weights: TypeAlias = "Sequence[Sequence[Array | None]]"  # per direction (weight_ih, weight_hh, bias_ih, bias_hh)
+Gradients: TypeAlias = "list[tuple[Array | None, ...]]"  # the same form
+
+
+# ------------------------------------------------------------------------------------------- elementwise functions
+
+
+def exp(x: npt.ArrayLike) -> Array:
+    """e^x of every element of a float32 or float64 array, as a new array; anything else raises TypeError."""
+    return np.asarray(_quietly(np.exp, _floats(x)))
+
+
+def sigmoid(x: npt.ArrayLike) -> Array:
+    """1 / (1 + e^-x) of every element of a float32 or float64 array, as a new array; anything else raises TypeError.
+
+    For x < 0 this is e^x / (1 + e^x): of the two forms, each side takes the one whose exponential cannot overflow.
+    """
+    return np.asarray(_quietly(_sigmoid, _floats(x)))
+
+
+def tanh(x: npt.ArrayLike) -> Array:
+    """tanh x of every element of a float32 or float64 array, as a new array; anything else raises TypeError."""
+    return np.asarray(_quietly(np.tanh, _floats(x)))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
+
+
+def _floats(x: npt.ArrayLike) -> Array:
+    a = np.asarray(x)
+    _checks.dtype_of("x", a.dtype)
+    return a
+
+
+def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Overflow, NaN and infinity travel as IEEE 754 says, without warnings and whatever np.seterr has been set to."""
+    with np.errstate(all="ignore"):
+        return function(*arguments)
+
+
+# -------------------------------------------------------------------------------------------- the product with weights
+
+
+def _linear(x: Array, W: Array, b: Array) -> Array:
+    """a = W x + b for every row x: (B, inputs) -> (B, outputs)."""
+    return x @ W.T + b
+
+
+def _linear_backward(da: Array, x: Array, W: Array) -> Arrays:
+    """dx = W^T da, dW = sum over rows of da x^T, db = sum over rows of da."""
+    return da @ W, da.T @ x, da.sum(axis=0)
+
+
+# --------------------------------------------------------------------------------------------------------- the cells
+#
+# step(x_t, state, weights) -> (new state, saved)            state is (h,) or (h, c), each (B, H), the one before step t
+# step_backward(dstate_t, x_t, state, weights, saved)        dstate_t: the gradient of the new state
+#              -> (dx_t, dstate, dweights)                   dstate: of the one before; dweights: what step t adds
+
+
+class _Cell(NamedTuple):
+    """What the time loop has to know about a cell. The first part of its state is its output."""
+
+    name: str  # begins with the prefix of its public functions
+    parts: tuple[str, ...]  # of the state
+    gates: int  # blocks of H rows in the weights
+    step: Callable[[Array, Arrays, Arrays], tuple[Arrays, Arrays]]
+    step_backward: Callable[[Arrays, Array, Arrays, Arrays, Arrays], tuple[Array, Arrays, Arrays]]
+
+
+# RNN:  h_t = act(W_ih x_t + b_ih + W_hh h + b_hh)
+
+
+def _rnn_cell(name: str, act: Callable[[Array], Array], slope: Callable[[Array], Array]) -> _Cell:
+    """slope: the derivative of act, expressed by its result h_t = act(a)."""
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        (h,) = state
+        W_ih, W_hh, b_ih, b_hh = weights
+        h_t = act(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh))
+        return (h_t,), (h_t,)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+    ) -> tuple[Array, Arrays, Arrays]:
+        (dh_t,), (h,), (h_t,) = dstate_t, state, saved
+        W_ih, W_hh, _, _ = weights
+        da = dh_t * slope(h_t)
+        dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+        dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+        return dx_t, (dh,), (dW_ih, dW_hh, db_ih, db_hh)
+
+    return _Cell(name, ("h",), 1, step, step_backward)
+
+
+_RNN = {
+    "tanh": _rnn_cell("rnn_tanh", np.tanh, lambda h_t: 1 - h_t**2),
+    "relu": _rnn_cell("rnn_relu", lambda a: np.maximum(a, 0), lambda h_t: h_t > 0),  # the slope at the kink is 0
+    "sigmoid": _rnn_cell("rnn_sigmoid", _sigmoid, lambda h_t: h_t * (1 - h_t)),
+}
+
+
+# LSTM (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000)
+#
+#     i = sigmoid(a_i)   f = sigmoid(a_f)   g = tanh(a_g)   o = sigmoid(a_o)    a = W_ih x_t + b_ih + W_hh h + b_hh
+#     c_t = f * c + i * g
+#     h_t = o * tanh(c_t)
+
+
+def _lstm_step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+    h, c = state
+    W_ih, W_hh, b_ih, b_hh = weights
+    a_i, a_f, a_g, a_o = _gates(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh), 4)
+    i = _sigmoid(a_i)
+    f = _sigmoid(a_f)
+    g = np.tanh(a_g)
+    o = _sigmoid(a_o)
+    c_t = f * c + i * g
+    h_t = o * np.tanh(c_t)
+    return (h_t, c_t), (i, f, g, o, c_t)
+
+
+def _lstm_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+) -> tuple[Array, Arrays, Arrays]:
+    (dh_t, dc_t), (h, c), (i, f, g, o, c_t) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    tanh_c_t = np.tanh(c_t)
+    do = dh_t * tanh_c_t
+    dc_t = dc_t + dh_t * o * (1 - tanh_c_t**2)  # c_t acts through the step after, and through h_t
+    di = dc_t * g
+    df = dc_t * c
+    dg = dc_t * i
+    dc = dc_t * f
+    da_i = di * i * (1 - i)
+    da_f = df * f * (1 - f)
+    da_g = dg * (1 - g**2)
+    da_o = do * o * (1 - o)
+    da = np.concatenate([da_i, da_f, da_g, da_o], axis=1)
+    dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+    dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+    return dx_t, (dh, dc), (dW_ih, dW_hh, db_ih, db_hh)
+
+
+_LSTM = _Cell("lstm", ("h", "c"), 4, _lstm_step, _lstm_step_backward)
+
+
+# GRU (Cho et al. 2014)
+#
+#     r = sigmoid(ax_r + ah_r)    z = sigmoid(ax_z + ah_z)      ax = W_ih x_t + b_ih      ah = W_hh h + b_hh
+#     n = tanh(ax_n + r * ah_n)                                 reset after the product: cuDNN, PyTorch
+#     n = tanh(ax_n + W_hn (r * h) + b_hn)                      reset before it: the paper, ONNX's default
+#     h_t = (1 - z) * n + z * h
+
+
+def _gru_after_step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    W_ih, W_hh, b_ih, b_hh = weights
+    ax_r, ax_z, ax_n = _gates(_linear(x_t, W_ih, b_ih), 3)
+    ah_r, ah_z, ah_n = _gates(_linear(h, W_hh, b_hh), 3)
+    r = _sigmoid(ax_r + ah_r)
+    z = _sigmoid(ax_z + ah_z)
+    n = np.tanh(ax_n + r * ah_n)
+    h_t = (1 - z) * n + z * h
+    return (h_t,), (r, z, n, ah_n)
+
+
+def _gru_after_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+) -> tuple[Array, Arrays, Arrays]:
+    (dh_t,), (h,), (r, z, n, ah_n) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    dz = dh_t * (h - n)
+    dn = dh_t * (1 - z)
+    da_n = dn * (1 - n**2)
+    dr = da_n * ah_n
+    dah_n = da_n * r
+    da_r = dr * r * (1 - r)
+    da_z = dz * z * (1 - z)
+    dax = np.concatenate([da_r, da_z, da_n], axis=1)
+    dah = np.concatenate([da_r, da_z, dah_n], axis=1)
+    dx_t, dW_ih, db_ih = _linear_backward(dax, x_t, W_ih)
+    dh, dW_hh, db_hh = _linear_backward(dah, h, W_hh)
+    dh = dh + dh_t * z  # h acts through the product, and directly
+    return dx_t, (dh,), (dW_ih, dW_hh, db_ih, db_hh)
+
+
+def _gru_before_step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    W_ih, W_hh, b_ih, b_hh = weights
+    W_hrz, W_hn = _split_rz_n(W_hh)
+    b_hrz, b_hn = _split_rz_n(b_hh)
+    ax_r, ax_z, ax_n = _gates(_linear(x_t, W_ih, b_ih), 3)
+    ah_r, ah_z = _gates(_linear(h, W_hrz, b_hrz), 2)
+    r = _sigmoid(ax_r + ah_r)
+    z = _sigmoid(ax_z + ah_z)
+    n = np.tanh(ax_n + _linear(r * h, W_hn, b_hn))
+    h_t = (1 - z) * n + z * h
+    return (h_t,), (r, z, n)
+
+
+def _gru_before_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+) -> tuple[Array, Arrays, Arrays]:
+    (dh_t,), (h,), (r, z, n) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    W_hrz, W_hn = _split_rz_n(W_hh)
+    dz = dh_t * (h - n)
+    dn = dh_t * (1 - z)
+    da_n = dn * (1 - n**2)
+    drh, dW_hn, db_hn = _linear_backward(da_n, r * h, W_hn)  # drh: the gradient of r * h
+    dr = drh * h
+    da_r = dr * r * (1 - r)
+    da_z = dz * z * (1 - z)
+    dh, dW_hrz, db_hrz = _linear_backward(np.concatenate([da_r, da_z], axis=1), h, W_hrz)
+    dh = dh + drh * r + dh_t * z  # h acts through r and z, through r * h, and directly
+    dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da_r, da_z, da_n], axis=1), x_t, W_ih)
+    return dx_t, (dh,), (dW_ih, np.concatenate([dW_hrz, dW_hn]), db_ih, np.concatenate([db_hrz, db_hn]))
+
+
+def _split_rz_n(a: Array) -> Arrays:
+    """The rows of r and z, and those of n."""
+    H = len(a) // 3
+    return a[: 2 * H], a[2 * H :]
+
+
+_GRU_AFTER = _Cell("gru_reset_after", ("h",), 3, _gru_after_step, _gru_after_step_backward)
+_GRU_BEFORE = _Cell("gru_reset_before", ("h",), 3, _gru_before_step, _gru_before_step_backward)
+
+
+def _gates(a: Array, count: int) -> list[Array]:
+    """The columns of each gate: (B, count*H) -> count times (B, H)."""
+    H = a.shape[1] // count
+    return [a[:, k * H : (k + 1) * H] for k in range(count)]
+
+
+# ------------------------------------------------------------------------------------ the time loop, forward and back
+
+
+class _Moment(NamedTuple):
+    """One step of one direction, as backward needs it; n of the B sequences take part."""
+
+    t: int
+    rows: Array  # (n,) which ones
+    cut: Array  # (n, 1) whether the state was zeroed before the step
+    x_t: Array  # (n, I)
+    state: Arrays  # (n, H) each: the state the step started from
+    saved: Arrays  # what the cell's step saved
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class _Tape:
+    """What forward keeps for backward, in copies of its own. Nothing writes into it afterwards."""
+
+    cell: _Cell
+    shape: tuple[int, int, int, int]  # T, B, I, H
+    weights: tuple[tuple[Array | None, ...], ...]
+    moments: tuple[list[_Moment], ...]  # per direction, in the order of the computation
+
+
+def _times(T: int, direction: int) -> Iterable[int]:
+    return range(T) if direction == 0 else reversed(range(T))
+
+
+def _cuts(begins: Array, ends: Array, direction: int) -> Array:
+    """(T, B): whether this direction's state is zeroed before it takes step t.
+
+    begins[t] (the argument reset) cuts between t-1 and t. The second direction comes from t+1, so begins[t+1] stands
+    before its step t, unless the sequence has no step t+1.
+    """
+    if direction == 0:
+        return begins
+    T, B = begins.shape
+    cuts = np.zeros((T, B), bool)
+    cuts[:-1] = begins[1:] & (np.arange(1, T)[:, None] < ends)
+    return cuts
+
+
+def _forward(
+    cell: _Cell,
+    x: Array,
+    state: State,
+    weights: Weights,
+    lengths: Any,
+    reset: Any,
+    training: bool,
+    out: Array | None,
+) -> tuple[Array, Array | Arrays, _Tape | None]:
+    checked = _checked_weights("weights", weights, cell)
+    D, H, I = len(checked), checked[0][1].shape[1], checked[0][0].shape[1]
+    dtype = checked[0][0].dtype
+    x = _checks.array("x", x, dtype, ("T", "B", I))
+    T, B, _ = x.shape
+    given = _checked_parts("state", state, cell, dtype, (D, B, H))
+    lengths = _checks.lengths("lengths", lengths, T, B)
+    reset = _checks.reset("reset", reset, (T, B))
+    training = _checks.boolean("training", training)
+    if out is not None:
+        _checks.output("out", out, dtype, (T, B, D * H), [("x", x)] + [("state", part) for part in given])
+
+    ends = np.full(B, T) if lengths is None else lengths
+    begins = np.zeros((T, B), bool) if reset is None else reset.astype(bool)
+    parts = [np.zeros((D, B, H), dtype) if part is None else part.copy() for part in given]
+    y = np.zeros((T, B, D * H), dtype)
+    moments: tuple[list[_Moment], ...] = tuple([] for _ in range(D))
+
+    for direction in range(D):
+        w = _with_biases(checked[direction])
+        cuts = _cuts(begins, ends, direction)
+        state_t = [part[direction] for part in parts]  # h, or h and c: views, overwritten step by step
+        y_direction = y[:, :, direction * H : (direction + 1) * H]
+        for t in _times(T, direction):
+            rows = np.flatnonzero(t < ends)
+            cut = cuts[t, rows, None]
+            before = tuple(np.where(cut, 0, part[rows]) for part in state_t)
+            x_t = x[t, rows]
+            after, saved = cell.step(x_t, before, w)
+            for part, new in zip(state_t, after, strict=True):
+                part[rows] = new
+            y_direction[t, rows] = after[0]
+            if training:
+                moments[direction].append(_Moment(t, rows, cut, x_t, before, saved))
+
+    tape = _Tape(cell, (T, B, I, H), tuple(_copies(w) for w in checked), moments) if training else None
+    if out is not None:
+        out[...] = y
+        y = out
+    return y, _joined(parts), tape
+
+
+def _backward(family: str, tape: Any, dy: Array | None, dstate: State) -> tuple[Array, Array | Arrays, Gradients]:
+    if not isinstance(tape, _Tape) or not tape.cell.name.startswith(family):
+        came = f"a tape of {tape.cell.name}" if isinstance(tape, _Tape) else type(tape).__name__
+        raise TypeError(f"tape: expected the tape of {family}_forward, got {came}")
+    cell = tape.cell
+    T, B, I, H = tape.shape
+    weights = [_with_biases(w) for w in tape.weights]
+    D, dtype = len(weights), weights[0][0].dtype
+    if dy is not None:
+        dy = _checks.array("dy", dy, dtype, (T, B, D * H))
+    given = _checked_parts("dstate", dstate, cell, dtype, (D, B, H))
+
+    dy = np.zeros((T, B, D * H), dtype) if dy is None else dy
+    dparts = [np.zeros((D, B, H), dtype) if part is None else part.copy() for part in given]
+    dx = np.zeros((T, B, I), dtype)
+    dweights: Gradients = []
+
+    for direction in range(D):
+        w = weights[direction]
+        dw = [np.zeros_like(weight) for weight in w]
+        dstate_t = [part[direction] for part in dparts]  # dh, or dh and dc: views, overwritten step by step
+        dy_direction = dy[:, :, direction * H : (direction + 1) * H]
+        for t, rows, cut, x_t, before, saved in reversed(tape.moments[direction]):
+            dh_t, *others = (part[rows] for part in dstate_t)  # what comes back through the next step ...
+            dafter = (dh_t + dy_direction[t, rows], *others)  # ... and the direct part
+            dx_t, dbefore, dw_t = cell.step_backward(dafter, x_t, before, w, saved)
+            for part, new in zip(dstate_t, dbefore, strict=True):
+                part[rows] = np.where(cut, 0, new)
+            dx[t, rows] += dx_t
+            for total, addend in zip(dw, dw_t, strict=True):
+                total += addend
+        had = tape.weights[direction]
+        dweights.append(tuple(None if weight is None else total for weight, total in zip(had, dw, strict=True)))
+    return dx, _joined(dparts), dweights
+
+
+def _step(cell: _Cell, x: Array, state: State, stack: Sequence[Weights], out: Array | None) -> Array:
+    if not isinstance(stack, (tuple, list)):
+        raise TypeError(f"stack: expected a list with the weights of each layer, got {type(stack).__name__}")
+    if not stack:
+        raise ValueError("stack: expected at least one layer, got none")
+    layers: list[Arrays] = []
+    for number, weights in enumerate(stack):
+        name = f"stack[{number}]"
+        directions = _checked_weights(name, weights, cell)
+        if len(directions) != 1:
+            raise ValueError(f"{name}: expected one direction, got two (step cannot look ahead)")
+        W_ih, W_hh, _, _ = directions[0]
+        I, H, dtype = W_ih.shape[1], W_hh.shape[1], W_hh.dtype
+        first = layers[0][1] if layers else W_hh
+        if H != first.shape[1] or dtype != first.dtype or (layers and I != H):
+            wanted = f"I = H = {first.shape[1]} of {first.dtype}"
+            raise ValueError(f"{name}: expected {wanted}, got I = {I}, H = {H} of {dtype}")
+        layers.append(_with_biases(directions[0]))
+    L, I = len(layers), layers[0][0].shape[1]
+    x = _checks.array("x", x, dtype, ("B", I))
+    B = len(x)
+    parts = _checks.parts_of("state", state, cell.parts)
+    others = [("x", x)]  # whatever the next array to be written may not overlap
+    for letter, part in zip(cell.parts, parts, strict=True):
+        _checks.output(f"state: {letter}", part, dtype, (L, B, H), others)
+        others.append((f"state: {letter}", part))
+    if out is not None:
+        _checks.output("out", out, dtype, (B, H), others)
+
+    after = []
+    h_t = x
+    for layer, w in enumerate(layers):
+        new, _ = cell.step(h_t, tuple(part[layer] for part in parts), w)
+        after.append(new)
+        h_t = new[0]
+    for layer, new in enumerate(after):
+        for part, value in zip(parts, new, strict=True):
+            part[layer] = value
+    if out is None:
+        return h_t
+    out[...] = h_t
+    return out
+
+
+class _Packed(tuple):
+    """Weights as they are, checked, copied and read-only (the compiled module lays them out anew)."""
+
+    cell: str  # its name
+
+
+def _pack(cell: _Cell, weights: Weights) -> _Packed:
+    packed = _Packed(_copies(w) for w in _checked_weights("weights", weights, cell))
+    packed.cell = cell.name
+    return packed
+
+
+def _checked_weights(name: str, weights: Any, cell: _Cell) -> Sequence[Sequence[Any]]:
+    if not isinstance(weights, _Packed):
+        return _checks.weights(name, weights, cell.gates)
+    if weights.cell != cell.name:
+        raise ValueError(f"{name}: expected weights packed for {cell.name}, got weights packed for {weights.cell}")
+    return weights
+
+
+def _checked_parts(name: str, value: State, cell: _Cell, dtype: Any, shape: tuple[int, ...]) -> list[Array | None]:
+    parts = zip(cell.parts, _checks.parts_of(name, value, cell.parts), strict=True)
+    return [None if a is None else _checks.array(f"{name}: {letter}", a, dtype, shape) for letter, a in parts]
+
+
+def _with_biases(weights: Sequence[Any]) -> Arrays:
+    """No bias is a bias of zeros."""
+    W_ih, W_hh, b_ih, b_hh = weights
+    zeros = np.zeros(len(W_ih), W_ih.dtype)
+    return W_ih, W_hh, zeros if b_ih is None else b_ih, zeros if b_hh is None else b_hh
+
+
+def _copies(weights: Sequence[Array | None]) -> tuple[Array | None, ...]:
+    copies = [None if weight is None else weight.copy() for weight in weights]
+    for copy in copies:
+        if copy is not None:
+            copy.flags.writeable = False
+    return tuple(copies)
+
+
+def _joined(parts: Sequence[Array]) -> Array | Arrays:
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+# ------------------------------------------------------------------------------------------------ the public functions
+
+
+def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Any:
+    """Checked, read-only copies of the weights, accepted wherever `weights` is.
+
+    weights: one or two directions, each (weight_ih (H, I), weight_hh (H, H), bias_ih (H,), bias_hh (H,)), float32 or
+    float64; both biases may be None. nonlinearity: "tanh", "relu" or "sigmoid".
+    """
+    return _pack(_rnn(nonlinearity), weights)
+
+
+def rnn_forward(
+    x: Array,
+    state: State,
+    weights: Weights,
+    *,
+    nonlinearity: str = "tanh",
+    lengths: npt.ArrayLike | None = None,
+    reset: npt.ArrayLike | None = None,
+    training: bool = True,
+    out: Array | None = None,
+) -> tuple[Array, Array, _Tape | None]:
+    """Run one recurrent layer over whole sequences: h_t = act(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), Elman 1990.
+
+    x: (T, B, I). T and B may be 0.
+    state: h0 (D, B, H); None is zeros.
+    weights: D = 1 or 2 directions, see `rnn_pack`. Their dtype, float32 or float64, must be that of x and state.
+    nonlinearity: act is "tanh", "relu" or "sigmoid".
+    lengths: (B,) integers 0 to T in any order; None is T.
+    reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
+    training: whether to keep a tape for `rnn_backward`.
+    out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
+
+    Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
+    state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
+    """
+    return _quietly(_forward, _rnn(nonlinearity), x, state, weights, lengths, reset, training, out)
+
+
+def rnn_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+    """Backpropagate through time (Werbos 1990), along what `rnn_forward` recorded.
+
+    tape: from `rnn_forward`. It is not changed and can be used again.
+    dy: (T, B, D*H), the direct part of dL/dh_t; None is zeros. Past the end of a sequence it is not read.
+    dstate: (D, B, H), the gradient of the returned state; None is zeros.
+
+    Returns dx (T, B, I), zero past the end of a sequence; dstate (D, B, H), the gradient of the initial state; and per
+    direction (dweight_ih, dweight_hh, dbias_ih, dbias_hh), None where the weights had no bias. All are new arrays.
+    Raises TypeError or ValueError naming the argument that is wrong.
+    """
+    return _quietly(_backward, "rnn", tape, dy, dstate)
+
+
+def rnn_step(
+    x: Array, state: Array, stack: Sequence[Weights], *, nonlinearity: str = "tanh", out: Array | None = None
+) -> Array:
+    """Take one step through a stack of L one-directional layers (equation: `rnn_forward`); the state changes in place.
+
+    x: (B, I). state: (L, B, H), overwritten. stack: L weights of one direction each, see `rnn_pack`; the inputs of all
+    but the first are the H outputs of the layer below. out: (B, H), an array to write y into, that shares no memory
+    with x and state.
+
+    Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
+    the state is then as it was.
+    """
+    return _quietly(_step, _rnn(nonlinearity), x, state, stack, out)
+
+
+def lstm_pack(weights: Weights) -> Any:
+    """Checked, read-only copies of the weights, accepted wherever `weights` is.
+
+    weights: one or two directions, each (weight_ih (4H, I), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,)), gates in
+    the order i, f, g, o, float32 or float64; both biases may be None.
+    """
+    return _pack(_LSTM, weights)
+
+
+def lstm_forward(
+    x: Array,
+    state: State,
+    weights: Weights,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    reset: npt.ArrayLike | None = None,
+    training: bool = True,
+    out: Array | None = None,
+) -> tuple[Array, Arrays, _Tape | None]:
+    """Run one LSTM layer over whole sequences. With a = W_ih x_t + b_ih + W_hh h_(t-1) + b_hh, in blocks i, f, g, o:
+
+        i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_g)    o = sigmoid(a_o)
+        c_t = f * c_(t-1) + i * g
+        h_t = o * tanh(c_t)
+
+    Hochreiter & Schmidhuber 1997, with the forget gate of Gers, Schmidhuber & Cummins 2000.
+
+    x: (T, B, I). T and B may be 0.
+    state: (h0, c0), each (D, B, H); None, or a None in it, is zeros.
+    weights: D = 1 or 2 directions, see `lstm_pack`. Their dtype, float32 or float64, must be that of x and state.
+    lengths: (B,) integers 0 to T in any order; None is T.
+    reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
+    training: whether to keep a tape for `lstm_backward`.
+    out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
+
+    Returns y (T, B, D*H), zero past the end of a sequence; the state (h, c), each (D, B, H), after each one's last step
+    (the initial state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that
+    is wrong.
+    """
+    return _quietly(_forward, _LSTM, x, state, weights, lengths, reset, training, out)
+
+
+def lstm_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
+    """Backpropagate through time (Werbos 1990), along what `lstm_forward` recorded.
+
+    tape: from `lstm_forward`. It is not changed and can be used again.
+    dy: (T, B, D*H), the direct part of dL/dh_t; None is zeros. Past the end of a sequence it is not read.
+    dstate: (dh, dc), each (D, B, H), the gradient of the returned state; None, or a None in it, is zeros.
+
+    Returns dx (T, B, I), zero past the end of a sequence; dstate (dh, dc), the gradient of the initial state; and per
+    direction (dweight_ih, dweight_hh, dbias_ih, dbias_hh), None where the weights had no bias. All are new arrays.
+    Raises TypeError or ValueError naming the argument that is wrong.
+    """
+    return _quietly(_backward, "lstm", tape, dy, dstate)
+
+
+def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array | None = None) -> Array:
+    """Take one step through a stack of L one-directional layers (equations: `lstm_forward`); state changes in place.
+
+    x: (B, I). state: (h, c), each (L, B, H), overwritten. stack: L weights of one direction each, see `lstm_pack`; the
+    inputs of all but the first are the H outputs of the layer below. out: (B, H), an array to write y into, that shares
+    no memory with x and state.
+
+    Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
+    the state is then as it was.
+    """
+    return _quietly(_step, _LSTM, x, state, stack, out)
+
+
+def gru_pack(weights: Weights, *, reset_after: bool = True) -> Any:
+    """Checked, read-only copies of the weights, accepted wherever `weights` is.
+
+    weights: one or two directions, each (weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,)), gates in
+    the order r, z, n, float32 or float64; both biases may be None. reset_after: see `gru_forward`.
+    """
+    return _pack(_gru(reset_after), weights)
+
+
+def gru_forward(
+    x: Array,
+    state: State,
+    weights: Weights,
+    *,
+    reset_after: bool = True,
+    lengths: npt.ArrayLike | None = None,
+    reset: npt.ArrayLike | None = None,
+    training: bool = True,
+    out: Array | None = None,
+) -> tuple[Array, Array, _Tape | None]:
+    """Run one GRU layer over whole sequences:
+
+        r = sigmoid(W_ir x_t + b_ir + W_hr h_(t-1) + b_hr)
+        z = sigmoid(W_iz x_t + b_iz + W_hz h_(t-1) + b_hz)
+        n = tanh(W_in x_t + b_in + r * (W_hn h_(t-1) + b_hn))     reset_after=True: cuDNN, PyTorch
+        n = tanh(W_in x_t + b_in + W_hn (r * h_(t-1)) + b_hn)     reset_after=False: Cho et al. 2014, ONNX's default
+        h_t = (1 - z) * n + z * h_(t-1)
+
+    x: (T, B, I). T and B may be 0.
+    state: h0 (D, B, H); None is zeros.
+    weights: D = 1 or 2 directions, see `gru_pack`. Their dtype, float32 or float64, must be that of x and state.
+    reset_after: which of the two forms.
+    lengths: (B,) integers 0 to T in any order; None is T.
+    reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
+    training: whether to keep a tape for `gru_backward`.
+    out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
+
+    Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
+    state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
+    """
+    return _quietly(_forward, _gru(reset_after), x, state, weights, lengths, reset, training, out)
+
+
+def gru_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+    """Backpropagate through time (Werbos 1990), along what `gru_forward` recorded.
+
+    tape: from `gru_forward`. It is not changed and can be used again.
+    dy: (T, B, D*H), the direct part of dL/dh_t; None is zeros. Past the end of a sequence it is not read.
+    dstate: (D, B, H), the gradient of the returned state; None is zeros.
+
+    Returns dx (T, B, I), zero past the end of a sequence; dstate (D, B, H), the gradient of the initial state; and per
+    direction (dweight_ih, dweight_hh, dbias_ih, dbias_hh), None where the weights had no bias. All are new arrays.
+    Raises TypeError or ValueError naming the argument that is wrong.
+    """
+    return _quietly(_backward, "gru", tape, dy, dstate)
+
+
+def gru_step(
+    x: Array, state: Array, stack: Sequence[Weights], *, reset_after: bool = True, out: Array | None = None
+) -> Array:
+    """Take one step through a stack of L one-directional layers (equations: `gru_forward`); the state changes in place.
+
+    x: (B, I). state: (L, B, H), overwritten. stack: L weights of one direction each, see `gru_pack`; the inputs of all
+    but the first are the H outputs of the layer below. out: (B, H), an array to write y into, that shares no memory
+    with x and state.
+
+    Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
+    the state is then as it was.
+    """
+    return _quietly(_step, _gru(reset_after), x, state, stack, out)
+
+
+def _rnn(nonlinearity: str) -> _Cell:
+    return _RNN[_checks.choice("nonlinearity", nonlinearity, _RNN)]
+
+
+def _gru(reset_after: bool) -> _Cell:
+    return _GRU_AFTER if _checks.boolean("reset_after", reset_after) else _GRU_BEFORE

@@ -1,0 +1,1006 @@
+/* The check program of the C core: everything through elman.h and the dispatcher, on every instruction set that this
+ * machine can run. Values and gradients against reference.h, the promise about bits by equality of bytes, memory
+ * through arrays.h. Prints a line for each group and "N passed, M failed"; exits with 1 if any failed.
+ *
+ * usage: check [all | quick | raw | threads]
+ *   quick    fewer and smaller shapes, for an emulator
+ *   raw      as quick, and memory is not initialised, for valgrind
+ *   threads  only what uses the pool, for ThreadSanitizer
+ */
+#if !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include <fenv.h>
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "arrays.h"
+#include "elman.h"
+#include "reference.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define UNDER_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNDER_TSAN 1
+#endif
+#endif
+
+static int quick; /* fewer and smaller shapes */
+
+/* ---- groups: one line of output each ---- */
+
+typedef struct {
+    char name[80];
+    long checks, failures;
+    double worst_value, worst_gradient; /* largest differences seen */
+} group;
+
+static int groups_passed, groups_failed;
+
+static group new_group(const char *format, ...)
+{
+    group g = {"", 0, 0, 0, 0};
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(g.name, sizeof g.name, format, arguments);
+    va_end(arguments);
+    return g;
+}
+
+static void expect(group *g, int good, const char *format, ...)
+{
+    g->checks++;
+    if (good) return;
+    if (g->failures++ >= 5) return; /* the first few tell enough */
+    va_list arguments;
+    va_start(arguments, format);
+    printf("    %s: ", g->name);
+    vprintf(format, arguments);
+    printf("\n");
+    va_end(arguments);
+}
+
+static void finish(const group *g)
+{
+    const int good = g->checks > 0 && g->failures == 0;
+    printf("%-4s %-44s %7ld checks", good ? "ok" : "FAIL", g->name, g->checks);
+    if (g->worst_value > 0) printf("  values within %.1e", g->worst_value);
+    if (g->worst_gradient > 0) printf("  gradients within %.1e", g->worst_gradient);
+    if (g->failures) printf("  %ld failed", g->failures);
+    printf("\n");
+    fflush(stdout);
+    good ? groups_passed++ : groups_failed++;
+}
+
+/* ---- random problems ---- */
+
+static uint64_t random_state;
+
+static uint64_t random_bits(void) /* splitmix64 */
+{
+    uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static ptrdiff_t random_below(ptrdiff_t n) { return (ptrdiff_t)(random_bits() % (uint64_t)n); }
+
+/* From -scale to scale, and a float, so that both dtypes get the same problem. */
+static double random_number(double scale) { return (float)(scale * ((double)(random_bits() >> 11) * 0x1p-52 - 1)); }
+
+static double *random_array(ptrdiff_t n, double scale)
+{
+    double *a = new_array(n, sizeof *a);
+    for (ptrdiff_t i = 0; i < n; i++) a[i] = random_number(scale);
+    return a;
+}
+
+static const struct {
+    const char *name;
+    int gates, states;
+} cells[ELMAN_CELL_COUNT] = {
+    [ELMAN_rnn_tanh] = {"rnn_tanh", 1, 1},
+    [ELMAN_rnn_relu] = {"rnn_relu", 1, 1},
+    [ELMAN_rnn_sigmoid] = {"rnn_sigmoid", 1, 1},
+    [ELMAN_lstm] = {"lstm", 4, 2},
+    [ELMAN_gru_reset_after] = {"gru_reset_after", 3, 1},
+    [ELMAN_gru_reset_before] = {"gru_reset_before", 3, 1},
+};
+
+typedef struct {
+    ptrdiff_t T, B, I, H;
+    int in_quick;
+} shape;
+
+static problem new_problem(int cell, int D, shape size, int with_lengths, int with_reset)
+{
+    const ptrdiff_t T = size.T, B = size.B, I = size.I, H = size.H;
+    problem p = {.cell = cell, .gates = cells[cell].gates, .states = cells[cell].states, .D = D};
+    p.T = T, p.B = B, p.I = I, p.H = H;
+    p.has[X] = p.has[W_IH] = p.has[W_HH] = 1;
+    p.has[H0] = random_below(4) > 0;
+    p.has[C0] = p.states == 2 && random_below(4) > 0;
+    p.has[B_IH] = random_below(2) > 0;
+    p.has[B_HH] = random_below(4) > 0 ? p.has[B_IH] : !p.has[B_IH];
+    p.has_dy = random_below(5) > 0;
+    p.has_dlast = !p.has_dy || random_below(3) > 0;
+    p.layout = (int)random_below(3);
+    if (with_lengths) {
+        p.lengths = new_array(B, sizeof *p.lengths);
+        for (ptrdiff_t b = 0; b < B; b++) p.lengths[b] = random_below(5) ? random_below(T + 1) : T;
+        freeze(p.lengths);
+    }
+    if (with_reset) {
+        p.reset = new_array(T * B, 1);
+        for (ptrdiff_t i = 0; i < T * B; i++) p.reset[i] = random_below(3) == 0;
+        freeze(p.reset);
+    }
+    const ptrdiff_t sizes[INPUTS] = {T * B * I, D * B * H, p.states == 2 ? D * B * H : 0, D * p.gates * H * I,
+                                     D * p.gates * H * H, D * p.gates * H, D * p.gates * H};
+    for (int i = 0; i < INPUTS; i++) {
+        p.size[i] = sizes[i];
+        p.value[i] = random_array(sizes[i], i == W_IH || i == W_HH ? 1.6 / sqrt((double)(i == W_IH ? I : H)) : 1);
+        p.direction[i] = new_array(sizes[i], sizeof(double));
+        for (ptrdiff_t k = 0; k < sizes[i]; k++) {
+            p.direction[i][k] = (1 + 0.5 * random_number(1)) * (random_below(2) ? 1 : -1); /* none near zero */
+        }
+    }
+    p.dy = random_array(T * B * D * H, 1);
+    p.y = new_array(T * B * D * H, sizeof(double));
+    for (int i = 0; i < 2; i++) {
+        p.dlast[i] = random_array(D * B * H, 1);
+        p.last[i] = new_array(D * B * H, sizeof(double));
+    }
+    return p;
+}
+
+/* ---- calling the kernels ---- */
+
+/* A call to be made: all inputs, in the dtype and layout of the kernels. */
+typedef struct {
+    const elman_cell *cell;
+    int is_double, lanes;
+    size_t size;       /* of an element */
+    elman_layer layer; /* without memory to write into */
+    elman_weights weights[2];
+    const void *state[2], *dy, *dlast[2];
+    ptrdiff_t y_t, y_b; /* of y and of dy */
+    int wants_bias;
+} run;
+
+typedef struct {
+    void *y, *last[2], *tape;
+    ptrdiff_t tape_size;
+} outputs;
+
+typedef struct {
+    void *of[INPUTS][2]; /* the second only of weights and biases: of direction 1 */
+} gradients;
+
+static double get(const run *r, const void *a, ptrdiff_t i)
+{
+    return r->is_double ? ((const double *)a)[i] : (double)((const float *)a)[i];
+}
+
+static void put(const run *r, void *a, ptrdiff_t i, double value)
+{
+    if (r->is_double) {
+        ((double *)a)[i] = value;
+    } else {
+        ((float *)a)[i] = (float)value;
+    }
+}
+
+static void *at(const run *r, const void *a, ptrdiff_t i) { return (char *)(uintptr_t)a + i * (ptrdiff_t)r->size; }
+
+static void *converted(const run *r, const double *values, ptrdiff_t n)
+{
+    void *a = new_array(n, r->size);
+    for (ptrdiff_t i = 0; i < n; i++) put(r, a, i, values[i]);
+    freeze(a);
+    return a;
+}
+
+static ptrdiff_t padded(const run *r, ptrdiff_t n) { return (n + r->lanes - 1) / r->lanes * r->lanes; }
+
+static ptrdiff_t length_in(const run *r, ptrdiff_t b) { return r->layer.lengths ? r->layer.lengths[b] : r->layer.T; }
+
+static ptrdiff_t rows_of(const run *r)
+{
+    ptrdiff_t rows = 0;
+    for (ptrdiff_t b = 0; b < r->layer.B; b++) rows += length_in(r, b);
+    return rows;
+}
+
+/* From one step and one sequence to the next in an array of rows of `width`: time first, batch first, or with gaps. */
+static void strides_of(const problem *p, ptrdiff_t width, ptrdiff_t *t, ptrdiff_t *b)
+{
+    *b = p->layout == 0 ? width : p->layout == 1 ? p->T * width : width + 3;
+    *t = p->layout == 0 ? p->B * width : p->layout == 1 ? width : p->B * (width + 3) + 5;
+}
+
+static ptrdiff_t extent(const run *r, ptrdiff_t t, ptrdiff_t b, ptrdiff_t width)
+{
+    const elman_layer *layer = &r->layer;
+    return layer->T && layer->B ? (layer->T - 1) * t + (layer->B - 1) * b + width : 0;
+}
+
+/* Only what a kernel may read is written; the rest stays NaN. */
+static void *scattered(const run *r, const double *values, ptrdiff_t width, ptrdiff_t t_stride, ptrdiff_t b_stride)
+{
+    void *a = new_array(extent(r, t_stride, b_stride, width), r->size);
+    if (arrays_stay_uninitialised) memset(a, POISON, (size_t)extent(r, t_stride, b_stride, width) * r->size);
+    for (ptrdiff_t b = 0; b < r->layer.B; b++) {
+        for (ptrdiff_t t = 0; t < length_in(r, b); t++) {
+            for (ptrdiff_t i = 0; i < width; i++) {
+                put(r, a, t * t_stride + b * b_stride + i, values[(t * r->layer.B + b) * width + i]);
+            }
+        }
+    }
+    freeze(a);
+    return a;
+}
+
+static void pack_weights(run *r, const problem *p, int d)
+{
+    const ptrdiff_t I = p->I, H = p->H, G = p->gates, Hp = padded(r, H), Ip = padded(r, I);
+    const void *w_ih = converted(r, p->value[W_IH] + d * G * H * I, G * H * I);
+    const void *w_hh = converted(r, p->value[W_HH] + d * G * H * H, G * H * H);
+    const void *b_ih = p->has[B_IH] ? converted(r, p->value[B_IH] + d * G * H, G * H) : NULL;
+    const void *b_hh = p->has[B_HH] ? converted(r, p->value[B_HH] + d * G * H, G * H) : NULL;
+    void *panels[6];
+    const ptrdiff_t sizes[6] = {I * G * Hp, H * G * Hp, G * Hp, G * Hp, G * Hp * Ip, G * Hp * Hp};
+    for (int i = 0; i < 6; i++) panels[i] = new_array(sizes[i], r->size);
+    r->cell->pack(I, H, w_ih, w_hh, b_ih, b_hh, panels[0], panels[1], panels[2], panels[3]);
+    r->cell->pack_transposed(I, H, w_ih, w_hh, panels[4], panels[5]);
+    for (int i = 0; i < 6; i++) freeze(panels[i]);
+    r->weights[d] = (elman_weights){panels[0], panels[1], panels[2], panels[3], panels[4], panels[5]};
+}
+
+static run new_run(const problem *p, const elman_kernels *kernels, int is_double)
+{
+    run r = {.cell = &kernels->cells[p->cell], .is_double = is_double, .lanes = kernels->lanes};
+    const ptrdiff_t width = p->D * p->H, states = p->D * p->B * p->H;
+    r.size = is_double ? sizeof(double) : sizeof(float);
+    r.layer.T = p->T, r.layer.B = p->B, r.layer.I = p->I, r.layer.H = p->H;
+    r.layer.directions = p->D, r.layer.lengths = p->lengths, r.layer.reset = p->reset;
+    for (int d = 0; d < p->D; d++) pack_weights(&r, p, d);
+    strides_of(p, p->I, &r.layer.x_t, &r.layer.x_b);
+    strides_of(p, width, &r.y_t, &r.y_b);
+    r.layer.x = scattered(&r, p->value[X], p->I, r.layer.x_t, r.layer.x_b);
+    r.dy = p->has_dy ? scattered(&r, p->dy, width, r.y_t, r.y_b) : NULL;
+    for (int i = 0; i < p->states; i++) {
+        r.state[i] = p->has[H0 + i] ? converted(&r, p->value[H0 + i], states) : NULL;
+        r.dlast[i] = p->has_dlast ? converted(&r, p->dlast[i], states) : NULL;
+    }
+    r.wants_bias = p->has[B_IH] || p->has[B_HH] || p->layout == 1;
+    return r;
+}
+
+/* The arrays that forward writes; those of backward; and their memory, so that threads need not allocate. */
+static outputs new_outputs(const run *r, int training)
+{
+    outputs o = {0};
+    const elman_layer *p = &r->layer;
+    o.y = new_array(extent(r, r->y_t, r->y_b, p->directions * p->H), r->size);
+    memset(o.y, POISON, (size_t)extent(r, r->y_t, r->y_b, p->directions * p->H) * r->size);
+    for (int i = 0; i < r->cell->states; i++) o.last[i] = new_array(p->directions * p->B * p->H, r->size);
+    o.tape_size = p->directions * rows_of(r) * r->cell->slots * padded(r, p->H);
+    if (training) o.tape = new_array(o.tape_size, r->size);
+    return o;
+}
+
+static gradients new_gradients(const run *r)
+{
+    gradients g = {{{NULL}}};
+    const elman_layer *p = &r->layer;
+    const ptrdiff_t rows = r->cell->gates * p->H;
+    g.of[X][0] = new_array(p->T * p->B * p->I, r->size);
+    memset(g.of[X][0], POISON, (size_t)(p->T * p->B * p->I) * r->size);
+    for (int i = 0; i < r->cell->states; i++) g.of[H0 + i][0] = new_array(p->directions * p->B * p->H, r->size);
+    for (int d = 0; d < p->directions; d++) {
+        g.of[W_IH][d] = new_array(rows * p->I, r->size);
+        g.of[W_HH][d] = new_array(rows * p->H, r->size);
+        for (int i = B_IH; i <= B_HH && r->wants_bias; i++) g.of[i][d] = new_array(rows, r->size);
+    }
+    return g;
+}
+
+static elman_layer new_layer(const run *r, int threads, int backward)
+{
+    elman_layer layer = r->layer;
+    layer.threads = threads;
+    layer.weights = r->weights;
+    layer.index = new_array(2 * layer.B + layer.T + 1, sizeof *layer.index);
+    layer.scratch = new_array(backward ? r->cell->backward_scratch(&layer) : r->cell->forward_scratch(&layer), r->size);
+    return layer;
+}
+
+static elman_forward_call forward_call(const run *r, const outputs *o, int threads)
+{
+    elman_forward_call call = {.layer = new_layer(r, threads, 0), .y = o->y, .y_t = r->y_t, .y_b = r->y_b};
+    call.layer.tape = o->tape;
+    for (int i = 0; i < 2; i++) {
+        call.state[i] = r->state[i];
+        call.last[i] = o->last[i];
+    }
+    return call;
+}
+
+static elman_backward_call backward_call(const run *r, const outputs *o, const gradients *g, int threads)
+{
+    elman_backward_call call = {.layer = new_layer(r, threads, 1), .dy = r->dy, .dy_t = r->y_t, .dy_b = r->y_b};
+    call.layer.tape = o->tape;
+    call.dx = g->of[X][0];
+    for (int i = 0; i < 2; i++) {
+        call.dlast[i] = r->dlast[i];
+        call.dstate[i] = g->of[H0 + i][0];
+        call.dw_ih[i] = g->of[W_IH][i];
+        call.dw_hh[i] = g->of[W_HH][i];
+        call.db_ih[i] = g->of[B_IH][i];
+        call.db_hh[i] = g->of[B_HH][i];
+    }
+    return call;
+}
+
+static outputs forward(const run *r, int training, int threads)
+{
+    outputs o = new_outputs(r, training);
+    elman_forward_call call = forward_call(r, &o, threads);
+    r->cell->forward(&call);
+    if (o.tape) freeze(o.tape);
+    return o;
+}
+
+static gradients backward(const run *r, const outputs *o, int threads)
+{
+    gradients g = new_gradients(r);
+    elman_backward_call call = backward_call(r, o, &g, threads);
+    r->cell->backward(&call);
+    return g;
+}
+
+/* ---- comparing ---- */
+
+static int same(const run *r, const void *a, const void *b, ptrdiff_t n)
+{
+    return memcmp(a, b, (size_t)n * r->size) == 0;
+}
+
+static int same_outputs(const run *r, const outputs *a, const outputs *b)
+{
+    const elman_layer *p = &r->layer;
+    int good = same(r, a->y, b->y, extent(r, r->y_t, r->y_b, p->directions * p->H));
+    for (int i = 0; i < r->cell->states; i++) good &= same(r, a->last[i], b->last[i], p->directions * p->B * p->H);
+    return good;
+}
+
+/* Elements of gradient `which` of one direction (weights) or of both (x and states). */
+static ptrdiff_t gradient_size(const run *r, int which)
+{
+    const elman_layer *p = &r->layer;
+    const ptrdiff_t rows = r->cell->gates * p->H;
+    const ptrdiff_t sizes[INPUTS] = {p->T * p->B * p->I, p->directions * p->B * p->H, p->directions * p->B * p->H,
+                                     rows * p->I, rows * p->H, rows, rows};
+    return sizes[which];
+}
+
+static int same_gradients(const run *r, const gradients *a, const gradients *b)
+{
+    int good = 1;
+    for (int which = 0; which < INPUTS; which++) {
+        for (int d = 0; d < 2 && a->of[which][d]; d++) {
+            good &= same(r, a->of[which][d], b->of[which][d], gradient_size(r, which));
+        }
+    }
+    return good;
+}
+
+/* Is all of an array but its true rows as it was made? */
+static int rest_untouched(const run *r, const void *a, ptrdiff_t t_stride, ptrdiff_t b_stride, ptrdiff_t width)
+{
+    const size_t mark = array_count, n = (size_t)extent(r, t_stride, b_stride, width);
+    unsigned char *copy = new_array((ptrdiff_t)n, r->size);
+    memcpy(copy, a, n * r->size);
+    for (ptrdiff_t b = 0; b < r->layer.B; b++) {
+        for (ptrdiff_t t = 0; t < length_in(r, b); t++) {
+            memset(at(r, copy, t * t_stride + b * b_stride), POISON, (size_t)width * r->size);
+        }
+    }
+    const int good = all_poison(copy, n * r->size);
+    release_arrays(mark);
+    return good;
+}
+
+/* ---- values and gradients against the reference ---- */
+
+static void check_close(group *g, const char *what, const problem *p, double got, double wanted, double tolerance)
+{
+    const double error = fabs(got - wanted) / fmax(1, fabs(wanted));
+    if (error > g->worst_value) g->worst_value = error;
+    expect(g, error <= tolerance, "%s is %.9g, not %.9g: D%d T%td B%td I%td H%td", what, got, wanted, p->D, p->T, p->B,
+           p->I, p->H);
+}
+
+static void check_values(group *g, const problem *p, const run *r, const outputs *o)
+{
+    const double tolerance = r->is_double ? 2e-14 : 8e-6;
+    const ptrdiff_t width = p->D * p->H;
+    for (ptrdiff_t b = 0; b < p->B; b++) {
+        for (ptrdiff_t t = 0; t < length_of(p, b); t++) {
+            for (ptrdiff_t u = 0; u < width; u++) {
+                check_close(g, "y", p, get(r, o->y, t * r->y_t + b * r->y_b + u), p->y[(t * p->B + b) * width + u],
+                            tolerance);
+            }
+        }
+    }
+    for (int i = 0; i < p->states; i++) {
+        for (ptrdiff_t k = 0; k < p->B * width; k++) {
+            check_close(g, i ? "last c" : "last h", p, get(r, o->last[i], k), p->last[i][k], tolerance);
+        }
+    }
+    expect(g, rest_untouched(r, o->y, r->y_t, r->y_b, width), "y is written past a length");
+}
+
+/* The gradients times the direction must be the derivative of the loss along it. A single wrong element changes the
+ * product by about 1 / sqrt(elements) of the gradient's norm. */
+static void check_gradients(group *g, const problem *p, const run *r, const gradients *got)
+{
+    const double tolerance = r->is_double ? 1e-13 : 2e-5;
+    expect(g, rest_untouched(r, got->of[X][0], p->B * p->I, p->I, p->I), "dx is written past a length");
+    for (int which = 0; which < INPUTS; which++) {
+        const ptrdiff_t n = gradient_size(r, which);
+        double sum = 0, squares = 0;
+        if (!got->of[which][0]) continue;
+        for (int d = 0; d < 2 && got->of[which][d]; d++) {
+            for (ptrdiff_t i = 0; i < n; i++) {
+                if (which == X && i / p->I / p->B >= length_of(p, i / p->I % p->B)) continue;
+                const double value = get(r, got->of[which][d], i);
+                sum += value * p->direction[which][d * n + i];
+                squares += value * value;
+            }
+        }
+        const double error = fabs(sum - p->derivative[which]) / fmax(sqrt(squares), 1e-3);
+        if (error > g->worst_gradient) g->worst_gradient = error;
+        expect(g, error <= tolerance, "gradient of %s along a direction is %.9g, not %.9g: D%d T%td B%td I%td H%td",
+               input_names[which], sum, p->derivative[which], p->D, p->T, p->B, p->I, p->H);
+    }
+}
+
+static void check_problem(group *g, const problem *p, const elman_kernels *kernels, int is_double)
+{
+    const size_t mark = array_count;
+    const run r = new_run(p, kernels, is_double);
+    const outputs inference = forward(&r, 0, 2), training = forward(&r, 1, 1);
+    check_values(g, p, &r, &inference);
+    expect(g, same_outputs(&r, &inference, &training), "training and inference differ");
+    const gradients got = backward(&r, &training, 1), again = backward(&r, &training, 2);
+    check_gradients(g, p, &r, &got);
+    expect(g, same_gradients(&r, &got, &again), "a second backward differs");
+    expect(g, release_arrays(mark) == 0, "memory outside an array or an input is written: D%d T%td B%td I%td H%td",
+           p->D, p->T, p->B, p->I, p->H);
+}
+
+/* Below, at and above every vector width; more rows than a task, a chunk and a block have; more units than a block of
+ * a weight gradient; wide enough for the products of few rows; nothing. */
+static const shape shapes[] = {
+    {1, 1, 1, 1, 1},    {4, 2, 3, 1, 1},   {5, 3, 1, 3, 1},     {3, 4, 8, 8, 1},   {6, 5, 17, 3, 1},  {2, 7, 3, 17, 1},
+    {9, 2, 33, 17, 0},  {4, 3, 8, 33, 0},  {3, 5, 50, 50, 0},   {2, 3, 65, 65, 0}, {0, 3, 3, 8, 1},   {4, 0, 8, 3, 1},
+    {2, 70, 3, 17, 0},  {70, 1, 3, 5, 1},  {3, 67, 17, 8, 0},   {33, 4, 1, 3, 0},  {2, 1, 5, 260, 0}, {1, 2, 3, 140, 0},
+    {1, 3, 300, 70, 0}, {2, 131, 8, 3, 0},
+};
+
+static void check_numbers(int cell)
+{
+    const int sets = elman_isa_count();
+    group *groups = calloc((size_t)(2 * sets), sizeof *groups);
+    if (!groups) abort();
+    for (int i = 0; i < 2 * sets; i++) {
+        groups[i] = new_group("%s f%d %s", elman_isa_name(i / 2), i % 2 ? 64 : 32, cells[cell].name);
+    }
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        if (quick && !shapes[s].in_quick) continue;
+        for (int option = 0; option < 8; option++) {
+            const size_t mark = array_count;
+            problem p = new_problem(cell, 1 + option % 2, shapes[s], option & 2, option & 4);
+            reference(&p);
+            for (int i = 0; i < 2 * sets; i++) {
+                if (elman_isa_usable(i / 2)) check_problem(&groups[i], &p, elman_get_kernels(i / 2, i % 2), i % 2);
+            }
+            release_arrays(mark);
+        }
+    }
+    for (int i = 0; i < 2 * sets; i++) {
+        if (elman_isa_usable(i / 2)) finish(&groups[i]);
+    }
+    free(groups);
+}
+
+/* ---- the promise about bits ---- */
+
+/* Steps t0 to t1 of sequence b of a run, alone and without padding. Its states are those given, as is the (contiguous)
+ * column of resets that is made. */
+static run alone(const run *whole, ptrdiff_t b, ptrdiff_t t0, ptrdiff_t t1)
+{
+    run r = *whole;
+    const elman_layer *p = &whole->layer;
+    r.layer.T = t1 - t0, r.layer.B = 1, r.layer.lengths = NULL;
+    r.layer.x = at(&r, p->x, t0 * p->x_t + b * p->x_b);
+    if (r.dy) r.dy = at(&r, r.dy, t0 * r.y_t + b * r.y_b);
+    if (p->reset) {
+        unsigned char *reset = new_array(t1 - t0, 1);
+        for (ptrdiff_t t = t0; t < t1; t++) reset[t - t0] = p->reset[t * p->B + b];
+        r.layer.reset = reset;
+    }
+    for (int i = 0; i < 2; i++) {
+        void *copy[2] = {new_array(p->directions * p->H, r.size), new_array(p->directions * p->H, r.size)};
+        for (int d = 0; d < p->directions; d++) {
+            const ptrdiff_t from = (d * p->B + b) * p->H;
+            if (r.state[i]) memcpy(at(&r, copy[0], d * p->H), at(&r, r.state[i], from), (size_t)p->H * r.size);
+            if (r.dlast[i]) memcpy(at(&r, copy[1], d * p->H), at(&r, r.dlast[i], from), (size_t)p->H * r.size);
+        }
+        if (r.state[i]) r.state[i] = copy[0];
+        if (r.dlast[i]) r.dlast[i] = copy[1];
+    }
+    return r;
+}
+
+/* Is row 0 of each direction of a (D, 1, H) the row b of a (D, B, H)? */
+static int same_state(const run *whole, const void *one, const void *all, ptrdiff_t b)
+{
+    const elman_layer *p = &whole->layer;
+    int good = 1;
+    for (int d = 0; d < p->directions; d++) {
+        good &= same(whole, at(whole, one, d * p->H), at(whole, all, (d * p->B + b) * p->H), p->H);
+    }
+    return good;
+}
+
+static void check_alone(group *g, const run *whole, const outputs *o, const gradients *wanted, ptrdiff_t b)
+{
+    const elman_layer *p = &whole->layer;
+    const ptrdiff_t n = length_in(whole, b), width = p->directions * p->H;
+    const run r = alone(whole, b, 0, n);
+    const outputs got = forward(&r, 1, 1);
+    const gradients dgot = backward(&r, &got, 1);
+    int good = 1, dgood = 1;
+    for (ptrdiff_t t = 0; t < n; t++) {
+        good &= same(&r, at(&r, got.y, t * r.y_t), at(&r, o->y, t * r.y_t + b * r.y_b), width);
+        dgood &= same(&r, at(&r, dgot.of[X][0], t * p->I), at(&r, wanted->of[X][0], (t * p->B + b) * p->I), p->I);
+    }
+    for (int i = 0; i < r.cell->states; i++) {
+        good &= same_state(whole, got.last[i], o->last[i], b);
+        dgood &= same_state(whole, dgot.of[H0 + i][0], wanted->of[H0 + i][0], b);
+    }
+    expect(g, good, "%s: sequence %td alone gives other bits, T%td B%td I%td H%td", r.cell->name, b, p->T, p->B, p->I,
+           p->H);
+    expect(g, dgood, "%s: sequence %td alone has other gradients, T%td B%td I%td H%td", r.cell->name, b, p->T, p->B,
+           p->I, p->H);
+}
+
+/* Sequence b of a one-direction run in pieces of `piece` steps, the state carried on in place. */
+static void check_pieces(group *g, const run *whole, const outputs *o, ptrdiff_t b, ptrdiff_t piece)
+{
+    const elman_layer *p = &whole->layer;
+    const ptrdiff_t n = length_in(whole, b);
+    void *state[2] = {NULL, NULL};
+    int good = 1;
+    for (int i = 0; i < whole->cell->states; i++) {
+        state[i] = new_array(p->H, whole->size);
+        memset(state[i], 0, (size_t)p->H * whole->size);
+        if (whole->state[i]) memcpy(state[i], at(whole, whole->state[i], b * p->H), (size_t)p->H * whole->size);
+    }
+    for (ptrdiff_t t0 = 0; t0 < n; t0 += piece) {
+        const size_t mark = array_count;
+        const run r = alone(whole, b, t0, t0 + piece < n ? t0 + piece : n);
+        outputs got = new_outputs(&r, 0);
+        elman_forward_call call = forward_call(&r, &got, 1);
+        for (int i = 0; i < r.cell->states; i++) call.state[i] = call.last[i] = state[i];
+        r.cell->forward(&call);
+        for (ptrdiff_t t = 0; t < r.layer.T; t++) {
+            good &= same(&r, at(&r, got.y, t * r.y_t), at(&r, o->y, (t0 + t) * r.y_t + b * r.y_b), p->H);
+        }
+        release_arrays(mark);
+    }
+    for (int i = 0; i < whole->cell->states; i++) good &= same_state(whole, state[i], o->last[i], b);
+    expect(g, good, "%s: sequence %td in pieces of %td steps gives other bits, T%td B%td I%td H%td", whole->cell->name,
+           b, piece, p->T, p->B, p->I, p->H);
+}
+
+static void check_bits(const elman_kernels *kernels, int is_double)
+{
+    static const shape sizes[] = {{5, 7, 3, 1, 1},   {6, 4, 8, 17, 1},    {3, 13, 33, 33, 0}, {3, 70, 5, 50, 0},
+                                  {4, 3, 1, 260, 0}, {30, 17, 17, 3, 0}};
+    group g = new_group("%s f%d bits: batch, padding, pieces", kernels->isa, is_double ? 64 : 32);
+    for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            for (int option = 0; option < 4 && (!quick || sizes[s].in_quick); option++) {
+                const size_t mark = array_count;
+                const problem p = new_problem(cell, 1 + option % 2, sizes[s], 1, option & 2);
+                const run r = new_run(&p, kernels, is_double);
+                const outputs o = forward(&r, 1, 1);
+                const gradients wanted = backward(&r, &o, 1);
+                for (ptrdiff_t b = 0; b < p.B; b += p.B > 20 ? 11 : 1) {
+                    const size_t inner = array_count;
+                    check_alone(&g, &r, &o, &wanted, b);
+                    for (ptrdiff_t piece = 1; piece < 4 && p.D == 1; piece++) check_pieces(&g, &r, &o, b, piece);
+                    expect(&g, release_arrays(inner) == 0, "memory outside an array is written");
+                }
+                expect(&g, release_arrays(mark) == 0, "memory outside an array or an input is written");
+            }
+        }
+    }
+    finish(&g);
+}
+
+/* ---- NaN and infinity stay where they are ---- */
+
+static void check_nonfinite(const elman_kernels *kernels, int is_double)
+{
+    enum { SICK = 2, SICK_STEP = 2, HEALED_STEP = 4 };
+    const shape size = {7, 5, 9, 11, 1};
+    group g = new_group("%s f%d NaN and infinity", kernels->isa, is_double ? 64 : 32);
+    for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
+        for (int kind = 0; kind < 2; kind++) {
+            const size_t mark = array_count;
+            problem p = new_problem(cell, 1, size, 0, 0);
+            p.reset = new_array(p.T * p.B, 1);
+            memset(p.reset, 0, (size_t)(p.T * p.B));
+            p.reset[HEALED_STEP * p.B + SICK] = 1;
+            const run well = new_run(&p, kernels, is_double);
+            p.value[X][(SICK_STEP * p.B + SICK) * p.I + 3] = kind ? INFINITY : NAN;
+            const run sick = new_run(&p, kernels, is_double);
+            const outputs y = forward(&well, 1, 1), got = forward(&sick, 1, 1);
+            const gradients dx = backward(&well, &y, 1), dgot = backward(&sick, &got, 1);
+            for (ptrdiff_t b = 0; b < p.B; b++) {
+                int good = 1, dgood = 1;
+                for (ptrdiff_t t = 0; t < p.T; t++) {
+                    const ptrdiff_t row = t * well.y_t + b * well.y_b, dx_row = (t * p.B + b) * p.I;
+                    const int healthy = b != SICK || t < SICK_STEP || t >= HEALED_STEP;
+                    if (healthy) good &= same(&well, at(&well, y.y, row), at(&well, got.y, row), p.H);
+                    if (b != SICK) dgood &= same(&well, at(&well, dx.of[X][0], dx_row), at(&well, dgot.of[X][0], dx_row), p.I);
+                    for (ptrdiff_t u = 0; u < p.H && !healthy && kind == 0; u++) {
+                        good &= isnan(get(&well, got.y, row + u));
+                    }
+                }
+                if (b != SICK) dgood &= same_state(&well, at(&well, dgot.of[H0][0], b * p.H), dx.of[H0][0], b);
+                expect(&g, good, "%s: outputs of sequence %td", cells[cell].name, b);
+                expect(&g, dgood, "%s: gradients of sequence %td", cells[cell].name, b);
+            }
+            release_arrays(mark);
+        }
+    }
+    finish(&g);
+}
+
+/* ---- exp, sigmoid, tanh ---- */
+
+static double units_in_last_place(double got, long double wanted, int is_double)
+{
+    const double least = is_double ? DBL_MIN : (double)FLT_MIN, most = is_double ? DBL_MAX : (double)FLT_MAX;
+    if (isnan(got) || isnan((double)wanted)) return isnan(got) && isnan((double)wanted) ? 0 : INFINITY;
+    if (fabsl(wanted) < least) return fabs(got) <= least ? 0 : INFINITY; /* it may be flushed to zero */
+    if (isinf(got) || isinf((double)wanted)) return isinf(got) && fabsl(wanted) > most * 0.999999L ? 0 : INFINITY;
+    return (double)fabsl((got - wanted) / ldexpl(1, ilogbl(wanted) - (is_double ? 52 : 23)));
+}
+
+static void check_elementwise(const elman_kernels *kernels, int is_double)
+{
+    static const double special[] = {0, -0.0, INFINITY, -INFINITY, NAN, 1, -1, 88.5, 88.8, -87.5, -104.5, 709.5, 710.5,
+                                     -708.5, -746, 1e30, -1e30, 1e-30, -1e-30, 9.01, -9.01, 0.3465, 0.3466, 19.1};
+    enum { SPECIAL = sizeof special / sizeof *special, ALL = 3000 };
+    static const char *const names[3] = {"exp", "sigmoid", "tanh"};
+    void (*const functions[3])(ptrdiff_t, const void *, void *) = {kernels->exp, kernels->sigmoid, kernels->tanh};
+    const run r = {.is_double = is_double, .size = is_double ? sizeof(double) : sizeof(float)};
+    group g = new_group("%s f%d exp, sigmoid, tanh", kernels->isa, is_double ? 64 : 32);
+    const size_t mark = array_count;
+    void *x = new_array(ALL, r.size), *y = new_array(ALL, r.size);
+    for (int i = 0; i < ALL; i++) {
+        const double scale = i % 3 == 0 ? 1 : i % 3 == 1 ? 20 : is_double ? 760 : 110;
+        put(&r, x, i, i < SPECIAL ? special[i] : random_number(scale));
+    }
+    freeze(x);
+    double worst = 0;
+    for (int f = 0; f < 3; f++) {
+        functions[f](ALL, x, y);
+        for (int i = 0; i < ALL; i++) {
+            const long double a = get(&r, x, i);
+            const long double wanted = f == 0 ? expl(a) : f == 1 ? 1 / (1 + expl(-a)) : tanhl(a);
+            const double error = units_in_last_place(get(&r, y, i), wanted, is_double);
+            if (error > worst) worst = error;
+            expect(&g, error <= 4, "%s(%.17g) = %.17g, %.1f ulp", names[f], (double)a, get(&r, y, i), error);
+            if (f == 2) expect(&g, !signbit(get(&r, y, i)) == !signbit((double)a) || isnan(a), "tanh: sign of zero");
+        }
+        for (ptrdiff_t n = 0; n <= 40; n++) { /* partial vectors; and y may be x */
+            const size_t inner = array_count;
+            const ptrdiff_t start = n * 7;
+            void *exact = new_array(n, r.size), *out = new_array(n, r.size);
+            memcpy(exact, at(&r, x, start), (size_t)n * r.size);
+            functions[f](n, exact, out);
+            functions[f](n, exact, exact);
+            expect(&g, same(&r, out, at(&r, y, start), n) && same(&r, exact, out, n), "%s of %td elements", names[f], n);
+            expect(&g, release_arrays(inner) == 0, "%s: memory outside an array is written", names[f]);
+        }
+    }
+    expect(&g, release_arrays(mark) == 0, "memory outside an array is written");
+    snprintf(g.name + strlen(g.name), sizeof g.name - strlen(g.name), ": %.2f ulp", worst);
+    finish(&g);
+}
+
+/* ---- the caller's floating-point mode ---- */
+
+static void check_mode(const elman_kernels *kernels, int is_double)
+{
+    group g = new_group("%s f%d floating-point mode", kernels->isa, is_double ? 64 : 32);
+    volatile double tiny = DBL_MIN;
+    for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
+        const size_t mark = array_count;
+        const problem p = new_problem(cell, 2, (shape){4, 5, 9, 11, 1}, 0, 0);
+        const run r = new_run(&p, kernels, is_double);
+        const outputs wanted = forward(&r, 1, 1);
+        const gradients dwanted = backward(&r, &wanted, 1);
+        fesetround(FE_UPWARD);
+        const outputs got = forward(&r, 1, 1);
+        const gradients dgot = backward(&r, &got, 1);
+        char in[64] = {0}, out[64];
+        kernels->tanh((ptrdiff_t)(sizeof in / r.size), in, out);
+        expect(&g, fegetround() == FE_UPWARD, "%s: the rounding mode is lost", cells[cell].name);
+        fesetround(FE_TONEAREST);
+        expect(&g, tiny / 4 > 0, "%s: subnormals are flushed afterwards", cells[cell].name);
+        expect(&g, same_outputs(&r, &wanted, &got) && same_gradients(&r, &dwanted, &dgot),
+               "%s: the caller's rounding mode changes results", cells[cell].name);
+        release_arrays(mark);
+    }
+    finish(&g);
+}
+
+/* ---- threads ---- */
+
+/* Long enough that four threads get work: see useful_threads() in rows.inc. */
+static shape long_shape(int cell, int D, ptrdiff_t B)
+{
+    shape size = {1, B, 33, 50, 0};
+    const double row = (double)D * cells[cell].gates * (double)size.H * (double)(size.I + size.H);
+    size.T = (ptrdiff_t)(17e6 / row / (double)B) + 1;
+    return size;
+}
+
+static void check_threads(const elman_kernels *kernels, int is_double)
+{
+    group g = new_group("%s f%d bits: 1 to 4 threads", kernels->isa, is_double ? 64 : 32);
+    for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
+        for (int option = 0; option < 3; option++) {
+            const size_t mark = array_count;
+            const problem p =
+                new_problem(cell, 1 + (option > 0), long_shape(cell, 1 + (option > 0), option == 1 ? 3 : 70), 0, 1);
+            const run r = new_run(&p, kernels, is_double);
+            const outputs wanted = forward(&r, 1, 1);
+            const gradients dwanted = backward(&r, &wanted, 1);
+            for (int threads = 2; threads <= 4; threads++) {
+                const size_t inner = array_count;
+                const outputs got = forward(&r, 1, threads);
+                const gradients dgot = backward(&r, &got, threads);
+                expect(&g, same_outputs(&r, &wanted, &got), "%s: outputs with %d threads", cells[cell].name, threads);
+                expect(&g, same_gradients(&r, &dwanted, &dgot), "%s: gradients with %d threads", cells[cell].name,
+                       threads);
+                expect(&g, release_arrays(inner) == 0, "memory outside an array is written");
+            }
+            expect(&g, release_arrays(mark) == 0, "memory outside an array or an input is written");
+        }
+    }
+    finish(&g);
+}
+
+enum { MOST_TASKS = 200, MOST_WORKERS = 8 };
+
+typedef struct {
+    int done[MOST_TASKS];        /* how often each task ran */
+    int worked[MOST_WORKERS];    /* tasks of each worker; no lock: a worker is one thread at a time */
+    int nested, sleeping, wrong; /* what tasks do */
+    int workers;
+} tally;
+
+static void nested_task(void *arg, ptrdiff_t task, int worker)
+{
+    ((int *)arg)[task] += worker >= 0 && worker < 3;
+}
+
+static void tally_task(void *arg, ptrdiff_t task, int worker)
+{
+    tally *t = arg;
+    if (worker < 0 || worker >= t->workers) abort();
+    t->done[task]++;
+    t->worked[worker]++;
+    if (t->nested) {
+        int inner[5] = {0};
+        elman_parallel(3, 5, nested_task, inner);
+        for (int i = 0; i < 5; i++) t->done[task] += inner[i] - 1;
+    }
+    if (t->sleeping) nanosleep(&(struct timespec){0, 1000000}, NULL);
+}
+
+static int tally_is_right(int threads, ptrdiff_t tasks, int nested, int sleeping, int *workers_seen)
+{
+    tally t = {.nested = nested, .sleeping = sleeping, .workers = threads};
+    elman_parallel(threads, tasks, tally_task, &t);
+    int good = 1, sum = 0;
+    for (ptrdiff_t i = 0; i < MOST_TASKS; i++) good &= t.done[i] == (i < tasks);
+    for (int w = 0; w < MOST_WORKERS; w++) {
+        sum += t.worked[w];
+        if (workers_seen) *workers_seen += t.worked[w] > 0;
+    }
+    return good && sum == tasks;
+}
+
+static void check_pool(void)
+{
+    group g = new_group("pool: every task once");
+    for (int repeat = 0; repeat < 200; repeat++) {
+        const int threads = 1 + (int)random_below(MOST_WORKERS);
+        const ptrdiff_t tasks = random_below(MOST_TASKS + 1);
+        expect(&g, tally_is_right(threads, tasks, repeat % 4 == 0, 0, NULL), "%d threads, %td tasks", threads, tasks);
+    }
+    int most = 0;
+    for (int attempt = 0; attempt < 20 && most < 4; attempt++) {
+        int seen = 0;
+        expect(&g, tally_is_right(4, 40, 0, 1, &seen), "sleeping tasks");
+        if (seen > most) most = seen;
+    }
+    expect(&g, most == 4, "only %d of 4 threads ever worked", most);
+    finish(&g);
+}
+
+typedef struct {
+    const run *r;
+    elman_forward_call forward;
+    elman_backward_call backward;
+} caller;
+
+static void *call_often(void *arg)
+{
+    const caller *c = arg;
+    for (int i = 0; i < 5; i++) {
+        c->r->cell->forward(&c->forward);
+        c->r->cell->backward(&c->backward);
+        tally_is_right(4, 50, 0, 0, NULL);
+    }
+    return NULL;
+}
+
+/* Several callers at once on one set of weights. */
+static void check_callers(const elman_kernels *kernels)
+{
+    enum { CALLERS = 4 };
+    group g = new_group("pool: %d callers at once", CALLERS);
+    for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
+        const size_t mark = array_count;
+        const problem p = new_problem(cell, 2, long_shape(cell, 2, 30), 1, 1);
+        const run r = new_run(&p, kernels, 0);
+        const outputs wanted = forward(&r, 1, 1);
+        const gradients dwanted = backward(&r, &wanted, 1);
+        outputs got[CALLERS];
+        gradients dgot[CALLERS];
+        caller callers[CALLERS];
+        pthread_t threads[CALLERS];
+        for (int i = 0; i < CALLERS; i++) {
+            got[i] = new_outputs(&r, 1);
+            dgot[i] = new_gradients(&r);
+            callers[i] = (caller){&r, forward_call(&r, &got[i], 3), backward_call(&r, &got[i], &dgot[i], 4)};
+        }
+        for (int i = 0; i < CALLERS; i++) {
+            if (pthread_create(&threads[i], NULL, call_often, &callers[i])) abort();
+        }
+        for (int i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
+        for (int i = 0; i < CALLERS; i++) {
+            expect(&g, same_outputs(&r, &wanted, &got[i]) && same_gradients(&r, &dwanted, &dgot[i]), "%s: caller %d",
+                   cells[cell].name, i);
+        }
+        expect(&g, release_arrays(mark) == 0, "memory outside an array or an input is written");
+    }
+    finish(&g);
+}
+
+static volatile int busy_caller_may_go_on = 1;
+
+static void *call_without_end(void *arg)
+{
+    (void)arg;
+    while (__atomic_load_n(&busy_caller_may_go_on, __ATOMIC_RELAXED)) tally_is_right(3, 60, 0, 0, NULL);
+    return NULL;
+}
+
+/* A child that is forked while another thread uses the pool has a pool of its own. */
+static void check_fork(void)
+{
+    group g = new_group("pool: forked children");
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, call_without_end, NULL)) abort();
+    fflush(stdout);
+    for (int i = 0; i < (quick ? 5 : 20); i++) {
+        const pid_t child = fork();
+        if (child == 0) {
+            int seen = 0;
+            alarm(30); /* instead of waiting for ever */
+            for (int attempt = 0; attempt < 20 && seen < 2; attempt++) {
+                seen = 0;
+                if (!tally_is_right(3, 30, 0, 1, &seen)) _exit(2);
+            }
+            _exit(seen > 1 ? 0 : 3);
+        }
+        int status = -1;
+        expect(&g, child > 0 && waitpid(child, &status, 0) == child && status == 0, "a child ended with status %#x",
+               (unsigned)status);
+    }
+    __atomic_store_n(&busy_caller_may_go_on, 0, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    finish(&g);
+}
+
+/* ---- the dispatcher ---- */
+
+static void check_dispatcher(void)
+{
+    group g = new_group("dispatcher (%s)", elman_compiler());
+    expect(&g, strcmp(elman_isa_name(0), "c") == 0 && elman_isa_usable(0), "plain C is not the first, or not usable");
+    for (int i = 0; i < 2 * elman_isa_count(); i++) {
+        const elman_kernels *kernels = elman_get_kernels(i / 2, i % 2);
+        expect(&g, strcmp(kernels->isa, elman_isa_name(i / 2)) == 0, "%s stands for %s", kernels->isa,
+               elman_isa_name(i / 2));
+        for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
+            const elman_cell *entry = &kernels->cells[cell];
+            expect(&g, strcmp(entry->name, cells[cell].name) == 0 && entry->gates == cells[cell].gates &&
+                           entry->states == cells[cell].states && entry->slots > 0,
+                   "%s: entry of %s", kernels->isa, cells[cell].name);
+        }
+    }
+    finish(&g);
+}
+
+int main(int argc, char **argv)
+{
+    const char *mode = argc > 1 ? argv[1] : "all";
+    const int only_threads = !strcmp(mode, "threads"), raw = !strcmp(mode, "raw");
+    quick = raw || !strcmp(mode, "quick");
+    arrays_stay_uninitialised = raw;
+    if (argc > 2 || (!quick && !only_threads && strcmp(mode, "all"))) {
+        fprintf(stderr, "usage: check [all | quick | raw | threads]\n");
+        return 2;
+    }
+    check_dispatcher();
+    for (int cell = 0; cell < ELMAN_CELL_COUNT && !only_threads; cell++) check_numbers(cell);
+    for (int i = 0; i < 2 * elman_isa_count(); i++) {
+        const elman_kernels *kernels = elman_get_kernels(i / 2, i % 2);
+        if (!elman_isa_usable(i / 2)) {
+            printf("skip %s f%d: this machine cannot run it\n", kernels->isa, i % 2 ? 64 : 32);
+            continue;
+        }
+        if (!only_threads) {
+            check_bits(kernels, i % 2);
+            check_nonfinite(kernels, i % 2);
+            check_elementwise(kernels, i % 2);
+            check_mode(kernels, i % 2);
+        }
+        if (!quick && (!only_threads || i / 2 == elman_isa_count() - 1)) check_threads(kernels, i % 2);
+    }
+    check_pool();
+    int best = elman_isa_count() - 1;
+    while (!elman_isa_usable(best)) best--;
+    if (!quick) check_callers(elman_get_kernels(best, 0));
+#ifdef UNDER_TSAN
+    printf("skip pool: forked children: ThreadSanitizer does not allow threads after fork\n");
+#else
+    check_fork();
+#endif
+    printf("%d passed, %d failed\n", groups_passed, groups_failed);
+    return groups_failed > 0;
+}

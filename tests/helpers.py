@@ -1,0 +1,161 @@
+"""What the tests share: the list of cells, random problems, and running a problem through one implementation."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+IMPLEMENTATIONS = ["reference"]  # the modules of elman that export lstm_forward and its kin
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request):
+    """A module of elman; a test module takes it over by `implementation = helpers.implementation`."""
+    return importlib.import_module(f"elman.{request.param}")
+
+
+class Cell(NamedTuple):
+    name: str  # prefix of the functions
+    options: dict[str, Any]
+    gates: int
+    parts: tuple[str, ...]  # of the state
+
+    def run(self, module, what, *arguments, **keywords):
+        """module.<name>_<what>(...), with the cell's options wherever they belong."""
+        options = {} if what == "backward" else self.options
+        return getattr(module, f"{self.name}_{what}")(*arguments, **options, **keywords)
+
+    def state(self, parts):
+        """The one form of a state that the functions take: the array h, or the tuple (h, c)."""
+        return parts[0] if len(self.parts) == 1 else tuple(parts)
+
+    def parts_of(self, state):
+        return [state] if len(self.parts) == 1 else list(state)
+
+
+CELLS = {
+    "rnn-tanh": Cell("rnn", {"nonlinearity": "tanh"}, 1, ("h",)),
+    "rnn-relu": Cell("rnn", {"nonlinearity": "relu"}, 1, ("h",)),
+    "rnn-sigmoid": Cell("rnn", {"nonlinearity": "sigmoid"}, 1, ("h",)),
+    "lstm": Cell("lstm", {}, 4, ("h", "c")),
+    "gru-after": Cell("gru", {"reset_after": True}, 3, ("h",)),
+    "gru-before": Cell("gru", {"reset_after": False}, 3, ("h",)),
+}
+
+
+@dataclass
+class Problem:
+    """The arguments of forward and backward for one layer."""
+
+    cell: Cell
+    x: np.ndarray  # (T, B, I)
+    state: list[np.ndarray]  # per part (D, B, H)
+    weights: list[tuple]  # per direction
+    dy: np.ndarray  # (T, B, D*H)
+    dstate: list[np.ndarray]  # per part (D, B, H)
+    lengths: np.ndarray | None = None  # (B,)
+    reset: np.ndarray | None = None  # (T, B)
+
+    @property
+    def inside(self):
+        """(T, B, 1): whether sequence b has a step t."""
+        T, B, _ = self.x.shape
+        ends = np.full(B, T) if self.lengths is None else self.lengths
+        return (np.arange(T)[:, None] < ends)[:, :, None]
+
+    def arguments(self):
+        """Everything that has a gradient, by name."""
+        named = {"x": self.x}
+        named.update({f"{part}0": a for part, a in zip(self.cell.parts, self.state, strict=True)})
+        named.update(_named_weights(self.weights))
+        return named
+
+    def forward(self, module, **keywords):
+        """y, the parts of the state, the tape."""
+        state = self.cell.state(self.state)
+        masks = {"lengths": self.lengths, "reset": self.reset}
+        y, state, tape = self.cell.run(module, "forward", self.x, state, self.weights, **(masks | keywords))
+        return y, self.cell.parts_of(state), tape
+
+    def backward(self, module, tape):
+        """The gradients, under the names of `arguments`."""
+        dx, dstate, dweights = self.cell.run(module, "backward", tape, self.dy, self.cell.state(self.dstate))
+        dparts = zip(self.cell.parts, self.cell.parts_of(dstate), strict=True)
+        return {"x": dx} | {f"{part}0": a for part, a in dparts} | _named_weights(dweights)
+
+    def results(self, module):
+        """Outputs, states and gradients by name."""
+        y, state, tape = self.forward(module)
+        results = {"y": y} | dict(zip(self.cell.parts, state, strict=True))
+        return results | {f"d{name}": a for name, a in self.backward(module, tape).items()}
+
+
+def problem(cell, T, B, I, H, D=1, dtype=np.float64, bias=True, lengths=None, reset=None, seed=0):
+    """Random arguments. x and dy are NaN past the end of a sequence, where nobody may look."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape, scale=1.0):
+        return (scale * rng.standard_normal(shape)).astype(dtype)
+
+    G = cell.gates * H
+    made = Problem(
+        cell=cell,
+        x=normal(T, B, I),
+        state=[normal(D, B, H, scale=0.7) for _ in cell.parts],
+        weights=[
+            (
+                normal(G, I, scale=I**-0.5),
+                normal(G, H, scale=H**-0.5),
+                normal(G, scale=0.3) if bias else None,
+                normal(G, scale=0.3) if bias else None,
+            )
+            for _ in range(D)
+        ],
+        dy=normal(T, B, D * H),
+        dstate=[normal(D, B, H) for _ in cell.parts],
+        lengths=None if lengths is None else np.asarray(lengths),
+        reset=None if reset is None else np.asarray(reset, bool),
+    )
+    made.x[:] = np.where(made.inside, made.x, np.nan)
+    made.dy[:] = np.where(made.inside, made.dy, np.nan)
+    return made
+
+
+def assert_same(got, expected, tolerance):
+    """Equal names, shapes and dtypes, and |difference| <= tolerance * (1 + the largest |expected|), array by array."""
+    assert got.keys() == expected.keys()
+    for name, e in expected.items():
+        g = got[name]
+        assert g.shape == e.shape and g.dtype == e.dtype, f"{name}: {g.dtype} {g.shape}, expected {e.dtype} {e.shape}"
+        bound = tolerance * (1 + np.abs(e[np.isfinite(e)]).max(initial=0))
+        np.testing.assert_allclose(g, e, rtol=0, atol=bound, err_msg=name)
+
+
+def mutant(module, function, old, new):
+    """A copy of a Python module in which `old`, found once in the source of `function`, reads `new`."""
+    source = inspect.getsource(module)
+    body = inspect.getsource(getattr(module, function))
+    assert body.count(old) == 1, f"{old!r} must occur once in {function}: bring the list of planted bugs up to date"
+    copy = types.ModuleType(module.__name__)
+    copy.__package__ = module.__package__
+    exec(
+        compile(source.replace(body, body.replace(old, new)), f"{module.__name__} with a planted bug", "exec"),
+        copy.__dict__,
+    )
+    return copy
+
+
+def _named_weights(weights):
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    return {
+        f"{name}[{direction}]": a
+        for direction, parts in enumerate(weights)
+        for name, a in zip(names, parts, strict=True)
+        if a is not None
+    }

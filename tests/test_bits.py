@@ -1,0 +1,398 @@
+"""The promise about bits: a sequence has one result, whatever batch, padding, chunking, threads or memory surround it.
+
+Everything here is compared byte by byte, on every instruction set this machine has. What a sequence has of its own are
+its outputs, its final state, and the gradients of its x and of its initial state. Weight gradients belong to the whole
+batch: they are the same with any number of threads, every time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import test_kernels
+from helpers import CELLS, problem
+from test_kernels import assert_same_bytes, each_cell, each_D, each_dtype, moved
+
+import elman
+from elman import functional as F
+
+isa = test_kernels.isa
+
+# I and H from 1 to beyond every limit: vectors (2 to 16 lanes), tiles of 4 vectors and 4 panels at once, UNIT_BLOCK 48,
+# rows that are written at a time (64).
+SIZES = [(257, 1), (1, 2), (17, 15), (64, 16), (15, 17), (2, 31), (33, 33), (130, 48), (16, 49), (48, 63), (63, 64)]
+SIZES += [(31, 65), (49, 130), (65, 257)]
+SOME_SIZES = [(1, 2), (17, 15), (33, 33), (16, 49)]
+
+each_size = pytest.mark.parametrize("I, H", SIZES, ids=lambda n: str(n))
+some_sizes = pytest.mark.parametrize("I, H", SOME_SIZES, ids=lambda n: str(n))
+
+
+def packed_problem(name, T, B, I, H, D, dtype, **masks):
+    """A problem whose weights are laid out once for all calls."""
+    p = problem(CELLS[name], T, B, I, H, D, dtype, **masks)
+    return dataclasses.replace(p, weights=p.cell.run(F, "pack", p.weights))
+
+
+def results(p, training=True):
+    """Outputs, final states, and the gradients that each sequence has of its own."""
+    y, state, tape = p.forward(F, training=training)
+    found = {"y": y} | dict(zip(p.cell.parts, state))
+    if training:
+        dx, dstate, _ = p.cell.run(F, "backward", tape, p.dy, p.cell.state(p.dstate))
+        found |= {"dx": dx} | {f"d{part}0": a for part, a in zip(p.cell.parts, p.cell.parts_of(dstate))}
+    return found
+
+
+def part_of(p, sequences=slice(None), steps=slice(None)):
+    """The problem of some of the sequences and steps."""
+    return dataclasses.replace(
+        p,
+        x=p.x[steps, sequences],
+        state=[part[:, sequences] for part in p.state],
+        dy=p.dy[steps, sequences],
+        dstate=[part[:, sequences] for part in p.dstate],
+        lengths=None if p.lengths is None else p.lengths[sequences],
+        reset=None if p.reset is None else p.reset[steps, sequences],
+    )
+
+
+def rows(found, sequences=slice(None), steps=slice(None)):
+    """What some of the sequences have in the results of a batch; of y and dx, some of the steps."""
+    return {name: a[steps if name in ("y", "dx") else slice(None), sequences] for name, a in found.items()}
+
+
+def assert_has_bits(found):
+    """Not all zero, and finite: equal bytes would else mean nothing."""
+    for name, a in found.items():
+        assert np.isfinite(a).all() and a.any(), name
+
+
+# -------------------------------------------------------------------------------------------- alone, in a batch, ragged
+
+
+@each_size
+@each_D
+@each_dtype
+@each_cell
+def test_a_sequence_alone_and_in_batches(isa, name, dtype, D, I, H):
+    p = packed_problem(name, 3 if H < 100 else 2, 70, I, H, D, dtype)
+    whole = results(p)
+    assert_has_bits(whole)
+    inferred = results(p, training=False)
+    assert_same_bytes(inferred, {key: whole[key] for key in inferred})
+    for b in (0, 5, 63, 64, 69):  # on both sides of the borders of tiles and of TASK_ROWS
+        assert_same_bytes(results(part_of(p, [b])), rows(whole, [b]))
+    for start, size in [(68, 2), (1, 3), (61, 4), (2, 5), (60, 6), (3, 7), (5, 13), (4, 64), (5, 65)]:
+        if H < 100 or size < 10:
+            some = slice(start, start + size)
+            assert_same_bytes(results(part_of(p, some)), rows(whole, some))
+
+
+@pytest.mark.parametrize("I, H", [(5, 17), (33, 49)], ids=lambda n: str(n))
+@each_dtype
+@each_cell
+def test_every_size_of_a_batch_from_1_to_70(isa, name, dtype, I, H):
+    p = packed_problem(name, 2, 70, I, H, 2, dtype)
+    whole = results(p)
+    for size in range(1, 70):
+        start = 7 * size % (71 - size)
+        some = slice(start, start + size)
+        assert_same_bytes(results(part_of(p, some)), rows(whole, some))
+
+
+@each_dtype
+@each_cell
+def test_the_order_of_a_batch(isa, name, dtype):
+    p = packed_problem(name, 3, 70, 5, 17, 2, dtype)
+    order = np.random.default_rng(0).permutation(70)
+    assert_same_bytes(results(part_of(p, order)), rows(results(p), order))
+
+
+@each_size
+@each_D
+@each_dtype
+@each_cell
+def test_padding(isa, name, dtype, D, I, H):
+    """More steps than a sequence has change nothing, and neither does the argument `lengths`."""
+    T, B = 3, 5
+    p = packed_problem(name, T, B, I, H, D, dtype)
+    plain = results(p)
+    for more in (0, 3):
+        padding = ((0, more), (0, 0), (0, 0))
+        x, dy = (np.pad(a, padding, constant_values=np.nan) for a in (p.x, p.dy))
+        padded = results(dataclasses.replace(p, x=x, dy=dy, lengths=np.full(B, T)))
+        assert_same_bytes(rows(padded, steps=slice(T)), plain)
+        assert not padded["y"][T:].any() and not padded["dx"][T:].any()
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["plain", "reset"])
+@some_sizes
+@each_D
+@each_dtype
+@each_cell
+def test_a_sequence_alone_and_in_a_ragged_batch(isa, name, dtype, D, I, H, resets):
+    T, B = 9, 70
+    rng = np.random.default_rng(I)
+    lengths = rng.integers(0, T + 1, B)
+    reset = rng.random((T, B)) < 0.3 if resets else None
+    p = packed_problem(name, T, B, I, H, D, dtype, lengths=lengths, reset=reset)
+    whole = results(p)
+    for b in range(0, B, 5):
+        alone = dataclasses.replace(part_of(p, [b], slice(lengths[b])), lengths=None)
+        assert_same_bytes(results(alone), rows(whole, [b], slice(lengths[b])))
+
+
+@some_sizes
+@each_dtype
+@each_cell
+def test_each_direction_is_a_layer_of_one_direction(isa, name, dtype, I, H):
+    """The first of two directions; and the second, on the sequence back to front."""
+    p = problem(CELLS[name], 5, 7, I, H, 2, dtype)
+    y, state, _ = p.forward(F)
+    for d, time in enumerate((slice(None), slice(None, None, -1))):
+        one = dataclasses.replace(
+            p, x=p.x[time], state=[part[[d]] for part in p.state], weights=[p.weights[d]], dy=None, dstate=[None]
+        )
+        y_d, state_d, _ = one.forward(F)
+        assert y_d[time].tobytes() == y[:, :, d * H : (d + 1) * H].tobytes()
+        assert [part.tobytes() for part in state_d] == [part[[d]].tobytes() for part in state]
+
+
+# ------------------------------------------------------------------------------------------ in pieces, and step by step
+
+
+def in_pieces(p, borders):
+    """The results of a problem that goes through forward piece by piece, and back through backward."""
+    state, dstate, ys, tapes, dxs = p.state, p.dstate, [], [], []
+    pieces = [slice(a, b) for a, b in zip([0, *borders], [*borders, len(p.x)])]
+    for piece in pieces:
+        y, state, tape = dataclasses.replace(part_of(p, steps=piece), state=state).forward(F)
+        ys.append(y)
+        tapes.append(tape)
+    for piece, tape in zip(reversed(pieces), reversed(tapes)):
+        dx, dstate, _ = p.cell.run(F, "backward", tape, p.dy[piece], p.cell.state(dstate))
+        dstate = p.cell.parts_of(dstate)
+        dxs.insert(0, dx)
+    found = {"y": np.concatenate(ys)} | dict(zip(p.cell.parts, state)) | {"dx": np.concatenate(dxs)}
+    return found | {f"d{part}0": a for part, a in zip(p.cell.parts, dstate)}
+
+
+@pytest.mark.parametrize("B", [1, 6, 66])
+@pytest.mark.parametrize("resets", [False, True], ids=["plain", "reset"])
+@some_sizes
+@each_dtype
+@each_cell
+def test_pieces_of_carried_state(isa, name, dtype, I, H, resets, B):
+    T = 12
+    reset = np.random.default_rng(B).random((T, B)) < 0.2 if resets else None
+    p = packed_problem(name, T, B, I, H, 1, dtype, reset=reset)
+    whole = results(p)
+    for borders in ([1], [4, 4, 11], range(1, T)):  # one piece of no steps at all
+        assert_same_bytes(in_pieces(p, borders), whole)
+
+
+@each_size
+@each_dtype
+@each_cell
+def test_pieces_of_carried_state_at_every_size(isa, name, dtype, I, H):
+    p = packed_problem(name, 5, 3, I, H, 1, dtype)
+    assert_same_bytes(in_pieces(p, [2, 3]), results(p))
+
+
+def stacked(p, layers):
+    """The weights of `layers` layers, of which the upper ones take the outputs of the lower: the first is p's."""
+    H = p.state[0].shape[2]
+    others = [problem(p.cell, 0, 0, H, H, 1, p.x.dtype, seed=layer).weights for layer in range(1, layers)]
+    return [p.cell.run(F, "pack", weights) for weights in [p.weights, *others]]
+
+
+def check_steps(p, layers):
+    """`*_step` T times, through all layers at once, against one forward call for each layer."""
+    stack = stacked(p, layers)
+    T, B, H = p.dy.shape
+    parts = [np.concatenate([part] * layers) for part in p.state]
+    y, after = p.x, []
+    for layer, weights in enumerate(stack):
+        state = p.cell.state([part[[layer]] for part in parts])
+        y, state, _ = p.cell.run(F, "forward", y, state, weights)
+        after.append(p.cell.parts_of(state))
+    out = np.empty((B, H), p.x.dtype)
+    for t in range(T):
+        p.cell.run(F, "step", p.x[t], p.cell.state(parts), stack, out=out if t % 2 else None)
+        stepped = out if t % 2 else parts[0][-1]
+        assert stepped.tobytes() == y[t].tobytes(), f"step {t}"
+    for part, expected in zip(parts, zip(*after)):
+        assert part.tobytes() == np.concatenate(expected).tobytes()
+
+
+@each_size
+@each_dtype
+@each_cell
+def test_steps(isa, name, dtype, I, H):
+    for B in (1, 4):
+        check_steps(problem(CELLS[name], 3, B, I, H, 1, dtype), layers=1)
+
+
+@pytest.mark.parametrize("B", [1, 2, 3, 7, 65])
+@pytest.mark.parametrize("layers", [2, 3])
+@each_dtype
+@each_cell
+def test_steps_through_a_stack(isa, name, dtype, layers, B):
+    for I, H in SOME_SIZES:
+        check_steps(problem(CELLS[name], 5, B, I, H, 1, dtype), layers)
+
+
+LAYERS = {
+    "rnn": lambda **options: elman.RNN(17, 33, 3, **options),
+    "lstm": lambda **options: elman.LSTM(17, 33, 3, **options),
+    "gru": lambda **options: elman.GRU(17, 33, 3, **options),
+    "gru-before": lambda **options: elman.GRU(17, 33, 3, reset_after=False, **options),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_called_trained_stepped_and_in_pieces(isa, layer, dtype):
+    layer = LAYERS[layer](dtype=dtype, seed=1)
+    T, B = 6, 7
+    x = np.random.default_rng(0).standard_normal((T, B, 17)).astype(dtype)
+    y, state = layer(x)
+
+    def bytes_of(y, state):
+        return [y.tobytes()] + [part.tobytes() for part in (state if isinstance(state, tuple) else [state])]
+
+    expected = bytes_of(y, state)
+    assert bytes_of(*layer.forward(x)[:2]) == expected
+    state = layer.zero_state(B)
+    assert bytes_of(np.stack([layer.step(x_t, state) for x_t in x]), state) == expected
+    first, state = layer(x[:2])
+    second, state = layer(x[2:], state)
+    assert bytes_of(np.concatenate([first, second]), state) == expected
+    for b in range(B):
+        assert layer(x[:, b])[0].tobytes() == y[:, b].tobytes()
+
+
+# -------------------------------------------------------------------------------- training, repetition, memory, threads
+
+
+@some_sizes
+@each_D
+@each_dtype
+@each_cell
+def test_training_and_inference(isa, name, dtype, D, I, H):
+    T, B = 4, 7
+    reset = np.arange(T * B).reshape(T, B) % 5 == 0
+    p = packed_problem(name, T, B, I, H, D, dtype, lengths=np.arange(B) % (T + 1), reset=reset)
+    y, state, _ = p.forward(F)
+    assert_same_bytes(results(p, training=False), {"y": y} | dict(zip(p.cell.parts, state)))
+
+
+@some_sizes
+@each_D
+@each_dtype
+@each_cell
+def test_every_time(isa, name, dtype, D, I, H):
+    """Whatever was in memory before: weight gradients too."""
+    p = problem(CELLS[name], 5, 7, I, H, D, dtype, lengths=[5, 0, 3, 1, 5, 4, 2])
+    first = p.results(F)
+    for dirt in (np.nan, 1e30, 0):
+        dirty = [np.full(2**n, dirt) for n in range(3, 18)]
+        del dirty
+        assert_same_bytes(p.results(F), first)
+
+
+@each_D
+@each_dtype
+@each_cell
+def test_any_address(isa, name, dtype, D):
+    p = problem(CELLS[name], 5, 7, 17, 33, D, dtype)
+    expected = p.results(F)
+    for elements in (*range(1, 17), 0.25):  # 0.25: not even a multiple of the size of an element
+        offset = int(elements * p.x.itemsize)
+        odd = dataclasses.replace(
+            p,
+            x=moved(p.x, offset),
+            dy=moved(p.dy, offset),
+            state=[moved(part, offset) for part in p.state],
+            dstate=[moved(part, offset) for part in p.dstate],
+            weights=[tuple(moved(w, offset) for w in direction) for direction in p.weights],
+        )
+        assert_same_bytes(odd.results(F), expected)
+
+
+WORK_PER_THREAD = 4e6  # multiplications from which on another thread is taken: csrc/rows.inc
+MOST = 5  # threads
+
+
+def threaded_problem(name, D, B, I, H, ragged, dtype):
+    """A problem that is worth MOST threads."""
+    cell = CELLS[name]
+    T = math.ceil(MOST * WORK_PER_THREAD / (D * B * cell.gates * H * (I + H)))
+    lengths = None
+    if ragged:
+        T, lengths = 2 * T, np.random.default_rng(T).integers(T, 2 * T + 1, B)
+    return problem(cell, T, B, I, H, D, dtype, lengths=lengths)
+
+
+THREADED = [  # D, B, I, H, ragged
+    (1, 45, 65, 130, True),
+    (2, 70, 130, 49, False),
+    (1, 3, 33, 97, False),  # of so small a batch only the gradients of x and of the weights are shared out
+]
+each_threaded = pytest.mark.parametrize("D, B, I, H, ragged", THREADED, ids=lambda value: str(value))
+
+
+@each_threaded
+@each_dtype
+@each_cell
+def test_any_number_of_threads(isa, name, dtype, D, B, I, H, ragged):
+    """All results, weight gradients too."""
+    p = threaded_problem(name, D, B, I, H, ragged, dtype)
+    with elman.threads(1):
+        expected = p.results(F)
+    for n in range(2, MOST + 1):
+        with elman.threads(n):
+            assert_same_bytes(p.results(F), expected)
+
+
+def test_set_num_threads_changes_no_bit():
+    before = elman.get_num_threads()
+    p = threaded_problem("lstm", *THREADED[0], "float32")
+    try:
+        elman.set_num_threads(1)
+        expected = p.results(F)
+        elman.set_num_threads(MOST)
+        assert_same_bytes(p.results(F), expected)
+    finally:
+        elman.set_num_threads(before)
+
+
+COUNT_THREADS = """
+import os, sys
+import elman, test_bits
+from elman import functional as F
+p = test_bits.threaded_problem(sys.argv[1], *map(int, sys.argv[2:]), "float32")
+before = len(os.listdir("/proc/self/task"))
+with elman.threads(test_bits.MOST):
+    _, _, tape = p.forward(F)
+    forward = len(os.listdir("/proc/self/task"))
+    p.backward(F, tape)
+print(forward - before, len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
+@each_threaded
+@pytest.mark.parametrize("name", ["rnn-tanh", "lstm"])
+def test_the_threads_of_these_problems_are_started(name, D, B, I, H, ragged):
+    path = os.pathsep.join([os.path.dirname(os.path.dirname(elman.__file__)), os.path.dirname(__file__)])
+    arguments = [sys.executable, "-c", COUNT_THREADS, name, *(str(int(value)) for value in (D, B, I, H, ragged))]
+    run = subprocess.run(arguments, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["0" if B == 3 else str(MOST - 1), str(MOST - 1)]
