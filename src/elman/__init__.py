@@ -2,18 +2,28 @@
 
 from . import functional, reference
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
+from ._state import LSTMState
+from .dense import Dense
 from .layers import GRU, LSTM, RNN
+from .losses import softmax_cross_entropy
+from .optimizers import Adam, clip_grad_norm, clip_grad_value
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Adam",
+    "Dense",
+    "LSTMState",
     "__version__",
+    "clip_grad_norm",
+    "clip_grad_value",
     "config",
     "functional",
     "get_num_threads",
     "reference",
     "set_num_threads",
     "show_config",
+    "softmax_cross_entropy",
     "threads",
 ]

@@ -67,7 +67,7 @@ class Recurrent(Parametrised, Generic[State]):
     _gates: int  # blocks of H rows in the weights
     _letters: tuple[str, ...] = ("h",)  # the parts of a state
     _cell_options: tuple[str, ...] = ()  # settings that the backend's functions take
-    _not_pickled = (*Parametrised._not_pickled, "_pack", "_forward", "_backward", "_step", "_drawing")
+    _not_pickled = (*Parametrised._not_pickled, "_pack", "_forward", "_backward", "_step", "_stepper", "_drawing")
 
     input_size: int
     hidden_size: int
@@ -230,19 +230,13 @@ class Recurrent(Parametrised, Generic[State]):
         >>> state = layer.zero_state(1)
         >>> y_t = layer.step(x_t, state)
         """
+        stack, stepper = self._snapshot.packed
+        if stepper is not None:  # the quick way, for dense arrays of the right dtype and shape
+            y_t = stepper.step(x_t, state, out)
+            if y_t is not None:
+                return y_t
         if self.bidirectional:
             raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
-        stack = self._snapshot.packed
-        if type(x_t) is np.ndarray:  # the quick way
-            try:
-                if x_t.ndim == 2:
-                    return self._step(x_t, state, stack, out=out)
-                if x_t.ndim == 1:
-                    one = tuple(part[:, None] for part in state) if isinstance(state, tuple) else state[:, None]
-                    y = self._step(x_t[None], one, stack, out=None if out is None else out[None])
-                    return y[0] if out is None else out
-            except (TypeError, ValueError, LookupError):
-                pass  # nothing has changed; the checks below say what is wrong in the words of this method
         x, parts, y = self._step_arguments(x_t, state, out)
         y = self._step(x, self._bundle(*parts), stack, out=y)
         return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
@@ -275,6 +269,7 @@ class Recurrent(Parametrised, Generic[State]):
             return partial(found, **options) if options and what != "backward" else found
 
         self._pack, self._forward, self._backward, self._step = map(function, ("pack", "forward", "backward", "step"))
+        self._stepper = getattr(backend, "stepper", None)
         self._drawing = threading.Lock()
 
     def _names(self, k: int, d: int) -> list[str]:
@@ -282,13 +277,14 @@ class Recurrent(Parametrised, Generic[State]):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
         return [f"{kind}_l{k}{'_reverse' if d else ''}" for kind in kinds]
 
-    def _packed(self, params: Params) -> list[Any]:
-        """The backend's form of the weights, one entry per stacked layer."""
+    def _packed(self, params: Params) -> tuple[list[Any], Any]:
+        """The backend's form of the weights, one entry per stacked layer, and what steps them quickly, or None."""
         no_bias = () if self.bias else (None, None)
-        return [
+        stack = [
             self._pack([(*(params[name] for name in self._names(k, d)), *no_bias) for d in range(self._directions)])
             for k in range(self.num_layers)
         ]
+        return stack, None if self.bidirectional or self._stepper is None else self._stepper(stack)
 
     @staticmethod
     def _bundle(*parts: Any) -> Any:
@@ -298,6 +294,7 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _run(self, x, state, lengths, reset, training, rng):
         snapshot = self._snapshot
+        stack, _ = snapshot.packed
         D, H, L = self._directions, self.hidden_size, self.num_layers
         rank = _rank("x", x)
         layout = "T" if rank == 2 else "BT" if self.batch_first else "TB"
@@ -323,7 +320,7 @@ class Recurrent(Parametrised, Generic[State]):
             below, state_k, tape = self._forward(
                 below,
                 self._layer_state(given, k),
-                snapshot.packed[k],
+                stack[k],
                 lengths=lengths,
                 reset=reset,
                 training=training,
