@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-IMPLEMENTATIONS = ["reference"]  # the modules of elman that export lstm_forward and its kin
+IMPLEMENTATIONS = ["reference", "functional"]  # the modules of elman that export lstm_forward and its kin
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

@@ -38,10 +38,10 @@ _packing = threading.Lock()
 class Weights:
     """One layer's weights, copied and laid out for the kernels; made by `rnn_pack`, `lstm_pack` and `gru_pack`."""
 
-    def __init__(self, cell: str, weights: Any):
+    def __init__(self, cell: str, weights: Any, name: str = "weights"):
         gates = {"lstm": 4, "gru": 3, "rnn": 1}[cell.partition("_")[0]]
         self.cell = cell
-        self.arrays = tuple(tuple(map(_frozen, d)) for d in _checks.weights("weights", weights, gates))
+        self.arrays = tuple(tuple(map(_frozen, d)) for d in _checks.weights(name, weights, gates))
         w_hh = self.arrays[0][1]
         self.dtype = w_hh.dtype
         self.kernels = _BY_DTYPE[self.dtype]
@@ -195,7 +195,7 @@ def _gru(reset_after):
 
 def _weights(cell, weights, name="weights"):
     if type(weights) is not Weights:
-        return Weights(cell, weights)
+        return Weights(cell, weights, name)
     if weights.cell != cell:
         raise ValueError(f"{name}: expected weights packed for {cell}, got weights packed for {weights.cell}")
     return weights
@@ -203,6 +203,7 @@ def _weights(cell, weights, name="weights"):
 
 def _forward(cell, x, state, weights, lengths, reset, training, out):
     w = _weights(cell, weights)
+    training = _checks.boolean("training", training)
     dtype, H, D = w.dtype, w.H, w.D
     x = _checks.array("x", x, dtype, ("T", "B", w.I))
     T, B, _ = x.shape
@@ -250,6 +251,8 @@ def _backward(family, tape, dy, dstate):
 
 
 def _step(cell, x, state, stack, out):
+    if not isinstance(stack, (tuple, list)):
+        raise TypeError(f"stack: expected a list with the weights of each layer, got {type(stack).__name__}")
     packed = []
     for layer, weights in enumerate(stack):
         w = _weights(cell, weights, f"stack[{layer}]")
@@ -267,16 +270,14 @@ def _step(cell, x, state, stack, out):
     x = _checks.array("x", x, first.dtype, ("B", first.I))
     shape = (len(packed), x.shape[0], first.H)
     parts = _checks.parts_of("state", state, first.letters)
-    parts = [
-        _checks.output(f"state: {letter}", part, first.dtype, shape, [("x", x)])
-        for letter, part in zip(first.letters, parts)
-    ]
-    if len(parts) == 2 and np.may_share_memory(*parts):
-        raise ValueError("state: expected h and c to have memory of their own, got arrays that overlap")
+    apart_from = [("x", x)]
+    for letter, part in zip(first.letters, parts):
+        _checks.output(f"state: {letter}", part, first.dtype, shape, apart_from)
+        apart_from.append((f"state: {letter}", part))
     if out is None:
         y = np.empty(shape[1:], first.dtype)
     else:
-        y = _checks.output("out", out, first.dtype, shape[1:], [("x", x), *(("state", part) for part in parts)])
+        y = _checks.output("out", out, first.dtype, shape[1:], apart_from)
     dense = [np.ascontiguousarray(a) for a in (x, y, *parts)]
     _kernels.Stack([w.packed for w in packed], first.dtype).step(dense[0], _bundled(dense[2:]), dense[1])
     for given, result in zip((y, *parts), dense[1:]):
@@ -309,7 +310,7 @@ def _elementwise(name, x):
     a = np.asarray(x)
     if a.dtype not in _BY_DTYPE:
         raise TypeError(f"x: expected float32 or float64, got {a.dtype}")
-    a = np.ascontiguousarray(a)
+    a = np.array(a, order="C")
     y = np.empty_like(a)
     _BY_DTYPE[a.dtype]["elementwise"](name, a.reshape(-1), y.reshape(-1))
     return y
