@@ -163,7 +163,7 @@ def covering(seed, **fixed):
     }
     cases = []
     while missing:
-        case = dict(next(iter(missing)))
+        case = fixed | dict(next(iter(missing)))  # what is fixed counts from the start in what the rest may cost
         for f in rng.sample(list(levels), len(levels)):
             if f not in case:
                 fits = [v for v in levels[f] if cost(case | {f: v}) <= LARGEST]

@@ -483,6 +483,35 @@ def test_a_child_works_that_was_forked_while_another_thread_lays_out_weights():
     """)
 
 
+@posix
+def test_a_child_edits_a_layer_that_was_forked_within_another_threads_edit():
+    after_fork("""
+        layer = elman.RNN(1, 1, seed=0)
+        inside, forked = threading.Event(), threading.Event()
+
+        def edit():
+            with layer.edit() as p:
+                inside.set()
+                forked.wait(20)
+                p["bias_ih_l0"][:] = 1
+
+        def child_edits():
+            with layer.edit() as p:
+                p["bias_ih_l0"][:] = 2
+            return float(layer.params["bias_ih_l0"][0])
+
+        thread = threading.Thread(target=edit)
+        thread.start()
+        inside.wait(20)
+        try:
+            assert child_agrees(child_edits, 2.0, 10)
+        finally:
+            forked.set()
+            thread.join()
+        assert layer.params["bias_ih_l0"][0] == 1
+    """)
+
+
 def results_for_seed(seed):
     return forward_and_backward(inputs(20, 24, 64, seed), lstm_weights(64, 128))
 

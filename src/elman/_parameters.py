@@ -6,6 +6,7 @@ arithmetic here, and no knowledge of cells.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
+from ._locks import ForkSafeLock
 
 Self = TypeVar("Self", bound="Parametrised")
 
@@ -116,8 +118,8 @@ class Parametrised:
         """Take the first weights, of any float type; from here on their names, order and shapes are fixed,
         and so are the public attributes set before."""
         self._bind()
-        self._writing = threading.Lock()
-        self._writer: int | None = None
+        self._writing = ForkSafeLock()
+        self._writer: tuple[int, int] | None = None  # process and thread
         with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
             arrays = {name: np.asarray(a, self.dtype) for name, a in arrays.items()}
         self._swap({name: _frozen(name, a, self.dtype, a.shape) for name, a in arrays.items()})
@@ -189,10 +191,10 @@ class Parametrised:
 
     @contextmanager
     def _sole_writer(self, who: str) -> Iterator[None]:
-        me = threading.get_ident()
+        me = os.getpid(), threading.get_ident()
         if self._writer == me:
             raise RuntimeError(f"{who}: this thread is inside an edit of this layer; finish that first")
-        with self._writing:
+        with self._writing.held():
             self._writer = me
             try:
                 yield

@@ -8,12 +8,12 @@ bias_hh (G*H,)) for each direction, the biases may be None; or, to lay the weigh
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 
 from . import _checks, _config, _kernels
+from ._locks import ForkSafeLock
 
 __all__ = [
     "exp", "gru_backward", "gru_forward", "gru_pack", "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
@@ -32,7 +32,7 @@ _BY_DTYPE = {
     }
     for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
 }
-_packing = threading.Lock()
+_packing = ForkSafeLock()
 
 
 class Weights:
@@ -56,7 +56,7 @@ class Weights:
 
     def for_backward(self) -> _kernels.Packed:
         """The packed weights with their transposed panels, which are made when they are first wanted."""
-        with _packing:
+        with _packing.held():
             if not self.packed.has_transposed:
                 for d, (w_ih, w_hh, _, _) in enumerate(self.arrays):
                     rows = self.packed.gates * self._padded(self.H)

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import math
 import numbers
-import threading
 import warnings
 from collections.abc import Mapping, MutableMapping
 from functools import partial
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
+from ._locks import ForkSafeLock
 from ._parameters import Parametrised, Params, Snapshot
 from ._state import LSTMState
 
@@ -253,7 +253,7 @@ class Recurrent(Parametrised, Generic[State]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        with self._drawing:
+        with self._drawing.held():
             state["_rng"] = copy.deepcopy(self._rng)
         return state
 
@@ -270,7 +270,7 @@ class Recurrent(Parametrised, Generic[State]):
 
         self._pack, self._forward, self._backward, self._step = map(function, ("pack", "forward", "backward", "step"))
         self._stepper = getattr(backend, "stepper", None)
-        self._drawing = threading.Lock()
+        self._drawing = ForkSafeLock()
 
     def _names(self, k: int, d: int) -> list[str]:
         """PyTorch's names of stacked layer k in direction d."""
@@ -340,7 +340,7 @@ class Recurrent(Parametrised, Generic[State]):
             return [None] * gaps
         shape = (gaps, T, B, self._directions * self.hidden_size)
         if rng is None:
-            with self._drawing:
+            with self._drawing.held():
                 uniform = self._rng.random(shape, np.float32)
         else:
             uniform = rng.random(shape, np.float32)
