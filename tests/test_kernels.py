@@ -77,27 +77,32 @@ def tame(weights, gates):
             blocks /= np.maximum(1, np.linalg.norm(blocks, 2, axis=(1, 2)))[:, None, None]
 
 
-def assert_spread(p, tape):
-    """The problem shows something: no gate is always open, shut, or at rest. `tape` is the reference's."""
+def is_spread(p, tape):
+    """Whether the problem shows something: no gate is always open, shut, or at rest. `tape` is the reference's."""
     for moments in tape.moments:
         for saved in zip(*(moment.saved[: p.cell.gates] for moment in moments)):
             values = np.concatenate([v.ravel() for v in saved])
             values = values[np.isfinite(values)]
-            if values.size >= 200:
-                assert values.std() > 0.05, "gates at rest"
-                assert (np.abs(values) > 0.99).mean() < 0.5 and (np.abs(values) < 0.01).mean() < 0.7, "saturated gates"
+            if values.size < 200:
+                continue
+            at_rest = values.std() < 0.05
+            saturated = (np.abs(values) > 0.99).mean() > 0.5 or (np.abs(values) < 0.01).mean() > 0.7
+            if at_rest or saturated:
+                return False
+    return True
 
 
 def check(p, expected_from=reference):
     """The kernels agree with the reference (or with the mutant of it that is given) about every output and gradient.
 
-    Raises AssertionError; returns whether the answer is well-defined: it is not where an input of relu is so close to
-    its kink that rounding decides about the slope.
+    Raises AssertionError; returns whether the problem was a good one. It is not where its gates do nothing, and where
+    an input of relu is so close to its kink that rounding decides about the slope.
     """
     q = wide(p)
     y, state, tape = q.forward(expected_from)
     expected = {"y": y} | dict(zip(p.cell.parts, state))
-    assert_spread(p, tape)
+    if not is_spread(p, tape):
+        return False
     y, state, kernel_tape = p.forward(F)
     got = {"y": y} | dict(zip(p.cell.parts, state))
     assert all(a.dtype == p.x.dtype for a in got.values())
@@ -114,11 +119,11 @@ def check(p, expected_from=reference):
 
 
 def check_with_some_seed(make, seed):
-    """check(make(seed)), or with the next seed where that one is not well-defined."""
+    """check(make(seed)), or with the next seed where that one makes no good problem."""
     for attempt in range(10):
         if check(make(seed + 1000 * attempt)):
             return
-    raise AssertionError("no seed keeps clear of the kink of relu")
+    raise AssertionError("no seed makes a good problem")
 
 
 # ---------------------------------------------------------------------------------------------------- a covering design
@@ -237,7 +242,6 @@ def test_every_pair_of_options(isa, case, seed):
     check_case(case, seed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kernel", FACTORS["kernel"], ids=lambda kernel: "{}-D{}-{}".format(*kernel))
 def test_every_pair_of_options_in_every_kernel(isa, kernel):
     for seed, case in enumerate(covering(str(kernel), kernel=kernel)):

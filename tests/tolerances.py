@@ -14,7 +14,7 @@ class Tolerance(NamedTuple):
     ulps: float  # units in the last place of the element that is expected
 
 
-# About four times the worst that `pytest -m slow tests/test_kernels.py` sees on any instruction set. What is expected
+# About four times the worst that tests/test_kernels.py sees on any instruction set. What is expected
 # is computed in float64 from the same numbers, so in float32 the difference is the error of the kernels alone.
 TABLE = {
     ("forward", "float32"): Tolerance(5e-6, 4),
