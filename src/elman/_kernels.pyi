@@ -4,19 +4,20 @@ A function that takes arrays is fused: index it with "float" or "double" first, 
 """
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
-F = TypeVar("F")
+_Array = NDArray[Any]
+_F = TypeVar("_F")
 
-class Fused(Generic[F]):
+class _Fused(Generic[_F]):
     """A function for two dtypes."""
 
-    def __getitem__(self, c_type: str) -> F: ...
+    def __getitem__(self, c_type: str) -> _F: ...
 
+@final
 class Packed:
     """One layer's weights in the layout of one instruction set, as long as this object lives."""
 
@@ -34,19 +35,20 @@ class Packed:
     slots: int
     def __init__(self, cell_number: int, is_double: bool, I: int, H: int, D: int, has_bias: bool) -> None: ...
 
+@final
 class Stack:
     """One-direction layers, one on top of the other, ready to be stepped."""
 
     def __init__(self, layers: Sequence[Packed], dtype: np.dtype[Any]) -> None: ...
-    def step(self, x: object, state: object, out: object) -> Array | None:
+    def step(self, x: object, state: object, out: object) -> _Array | None:
         """x (B, I) or (I,), state (L, B, H) or (L, H) in place, out (B, H) or (H,) or None. Returns out, or None and
         changes nothing if an argument is not a dense array of the right dtype and shape with memory of its own."""
 
-pack: Fused[Any]
-pack_transposed: Fused[Any]
-forward: Fused[Any]
-backward: Fused[Any]
-elementwise: Fused[Any]
+pack: _Fused[Any]
+pack_transposed: _Fused[Any]
+forward: _Fused[Any]
+backward: _Fused[Any]
+elementwise: _Fused[Any]
 
 def cell_names() -> tuple[str, ...]:
     """The cells, in the order of their numbers."""

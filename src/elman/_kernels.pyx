@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, embedsignature=True
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, auto_pickle=False, autotestdict=False
 """Typed memoryviews in, one C call out. No arithmetic and no checks: functional.py has made both sure."""
 
 cimport cython
