@@ -3,7 +3,7 @@
  * through arrays.h. Prints a line for each group and "N passed, M failed"; exits with 1 if any failed.
  *
  * usage: check [all | quick | raw | threads]
- *   quick    fewer and smaller shapes, for an emulator
+ *   quick    fewer and smaller shapes and no fork, for an emulator
  *   raw      as quick, and memory is not initialised, for valgrind
  *   threads  only what uses the pool, for ThreadSanitizer
  */
@@ -999,7 +999,11 @@ int main(int argc, char **argv)
 #ifdef UNDER_TSAN
     printf("skip pool: forked children: ThreadSanitizer does not allow threads after fork\n");
 #else
-    check_fork();
+    if (quick && !raw) {
+        printf("skip pool: forked children: qemu-user aborts in the child of a process with threads\n");
+    } else {
+        check_fork();
+    }
 #endif
     printf("%d passed, %d failed\n", groups_passed, groups_failed);
     return groups_failed > 0;
