@@ -34,4 +34,36 @@ out = np.empty((1, 5), np.float32)
 for x_t in x[:, :1]:
     gru.step(x_t, stream, out=out)
 assert np.array_equal(out, gru(x[:, :1])[0][-1])
+
+# One call of everything else that is public, so that its types are looked at.
+head = elman.Dense(5, 3, seed=1)
+optimizer = elman.Adam([gru, head], lr=1e-3)
+hidden, h_n, gru_tape = gru.forward(x)
+logits, head_tape = head.forward(hidden)
+loss, dlogits = elman.softmax_cross_entropy(logits, np.zeros((7, 4), int))
+dhidden, head_grads = head.backward(head_tape, dlogits)
+_, _, gru_grads = gru.backward(gru_tape, dhidden)
+norm = elman.clip_grad_norm([gru_grads, head_grads], 1.0)
+elman.clip_grad_value(gru_grads, 0.5)
+optimizer.step([gru_grads, head_grads])
+assert loss > 0 and norm > 0 and float(head(hidden[0])[0, 0]) < 100
+rnn = elman.RNN(3, 5, nonlinearity="relu")
+for module in (elman.functional, elman.reference):
+    w = [(rnn.params["weight_ih_l0"], rnn.params["weight_hh_l0"], rnn.params["bias_ih_l0"], rnn.params["bias_hh_l0"])]
+    packed = module.rnn_pack(w, nonlinearity="relu")
+    y, h_last, rnn_tape = module.rnn_forward(x, None, packed, nonlinearity="relu")
+    dx, dh_0, dw = module.rnn_backward(rnn_tape, np.ones_like(y))
+    module.rnn_step(x[0], h_last, [packed], nonlinearity="relu", out=np.empty_like(h_last[0]))
+    assert module.tanh(x).shape == module.sigmoid(x).shape == module.exp(x).shape == dx.shape and len(dw) == 1
+with elman.threads(1):
+    elman.set_num_threads(elman.get_num_threads())
+with rnn.edit() as p:
+    p["bias_ih_l0"] += 1
+rnn.load_params(dict(rnn.params))
+assert rnn.astype(np.float64).params["bias_ih_l0"].dtype == np.float64 and lstm.zero_state(2).copy().h.shape == (
+    4,
+    2,
+    5,
+)
+
 print("elman", elman.__version__, "works with", sorted(m for m in sys.modules if m in ("numpy", "torch", "scipy")))

@@ -6,7 +6,6 @@ The products are NumPy's (BLAS), not kernels: the promise about equal bits in an
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -52,7 +51,6 @@ class Dense(Parametrised):
         if self.bias:
             arrays["bias"] = rng.uniform(-bound, bound, self.out_features)
         self._start(arrays)
-        self._fixed = frozenset(name for name in vars(self) if not name.startswith("_"))
 
     def __repr__(self) -> str:
         bias = "" if self.bias else ", bias=False"
@@ -99,22 +97,6 @@ class Dense(Parametrised):
                 new["bias"] = rows_dy.sum(axis=0, dtype=np.float64).astype(self.dtype)
             dx = (rows_dy @ tape.snapshot.params["weight"]).reshape(tape.x.shape)
             return dx, self._accumulated(grads, new)
-
-    def astype(self, dtype: DTypeLike) -> Dense:
-        """A copy that computes in `dtype`, with the same weights rounded to it.
-
-        ValueError: a weight is too large for float32.
-        """
-        dtype = check.dtype_of("dtype", dtype)
-        other = object.__new__(type(self))
-        with np.errstate(over="ignore"):
-            other.__setstate__(self.__getstate__() | {"dtype": dtype})
-        return other
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self).get("_fixed", ()):
-            raise AttributeError(f"{name}: fixed when the layer was made; make another layer")
-        super().__setattr__(name, value)
 
     def _checked(self, name, value, features):
         try:

@@ -8,12 +8,15 @@ bias_hh (G*H,)) for each direction, the biases may be None; or, to lay the weigh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _checks, _config, _kernels
 from ._locks import ForkSafeLock
+from ._types import Array, Arrays, Gradients, State, Weights
 
 __all__ = [
     "exp", "gru_backward", "gru_forward", "gru_pack", "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
@@ -35,7 +38,7 @@ _BY_DTYPE = {
 _packing = ForkSafeLock()
 
 
-class Weights:
+class PackedWeights:
     """One layer's weights, copied and laid out for the kernels; made by `rnn_pack`, `lstm_pack` and `gru_pack`."""
 
     def __init__(self, cell: str, weights: Any, name: str = "weights"):
@@ -77,22 +80,32 @@ class Tape:
         self.weights, self.x, self.lengths, self.reset, self.kept = weights, x, lengths, reset, kept
 
 
-def rnn_pack(weights, *, nonlinearity="tanh"):
+def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> PackedWeights:
     """Lay out the weights of an RNN layer once; the result goes wherever `weights` goes."""
     return _weights(_rnn(nonlinearity), weights)
 
 
-def lstm_pack(weights):
+def lstm_pack(weights: Weights) -> PackedWeights:
     """Lay out the weights of an LSTM layer once; the result goes wherever `weights` goes."""
     return _weights("lstm", weights)
 
 
-def gru_pack(weights, *, reset_after=True):
+def gru_pack(weights: Weights, *, reset_after: bool = True) -> PackedWeights:
     """Lay out the weights of a GRU layer once; the result goes wherever `weights` goes."""
     return _weights(_gru(reset_after), weights)
 
 
-def rnn_forward(x, state, weights, *, nonlinearity="tanh", lengths=None, reset=None, training=True, out=None):
+def rnn_forward(
+    x: Array,
+    state: State,
+    weights: Weights | PackedWeights,
+    *,
+    nonlinearity: str = "tanh",
+    lengths: npt.ArrayLike | None = None,
+    reset: npt.ArrayLike | None = None,
+    training: bool = True,
+    out: Array | None = None,
+) -> tuple[Array, Array, Tape | None]:
     """h' = phi(W_ih x + b_ih + W_hh h + b_hh) for every step: see `lstm_forward`; state is h (D, B, H).
 
     nonlinearity: phi, "tanh", "relu" or "sigmoid".
@@ -100,7 +113,16 @@ def rnn_forward(x, state, weights, *, nonlinearity="tanh", lengths=None, reset=N
     return _forward(_rnn(nonlinearity), x, state, weights, lengths, reset, training, out)
 
 
-def lstm_forward(x, state, weights, *, lengths=None, reset=None, training=True, out=None):
+def lstm_forward(
+    x: Array,
+    state: State,
+    weights: Weights | PackedWeights,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    reset: npt.ArrayLike | None = None,
+    training: bool = True,
+    out: Array | None = None,
+) -> tuple[Array, Arrays, Tape | None]:
     """Run an LSTM layer over whole sequences.
 
     x:        (T, B, I)
@@ -118,7 +140,17 @@ def lstm_forward(x, state, weights, *, lengths=None, reset=None, training=True, 
     return _forward("lstm", x, state, weights, lengths, reset, training, out)
 
 
-def gru_forward(x, state, weights, *, reset_after=True, lengths=None, reset=None, training=True, out=None):
+def gru_forward(
+    x: Array,
+    state: State,
+    weights: Weights | PackedWeights,
+    *,
+    reset_after: bool = True,
+    lengths: npt.ArrayLike | None = None,
+    reset: npt.ArrayLike | None = None,
+    training: bool = True,
+    out: Array | None = None,
+) -> tuple[Array, Array, Tape | None]:
     """Run a GRU layer over whole sequences: see `lstm_forward`; state is h (D, B, H), gates in the order r, z, n.
 
     reset_after: whether r multiplies after the recurrent product (PyTorch) or before it (the default of ONNX).
@@ -126,12 +158,12 @@ def gru_forward(x, state, weights, *, reset_after=True, lengths=None, reset=None
     return _forward(_gru(reset_after), x, state, weights, lengths, reset, training, out)
 
 
-def rnn_backward(tape, dy=None, dstate=None):
+def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
     """Backpropagation through time of `rnn_forward`: see `lstm_backward`; dstate is dh (D, B, H)."""
     return _backward("rnn", tape, dy, dstate)
 
 
-def lstm_backward(tape, dy=None, dstate=None):
+def lstm_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
     """Backpropagation through time of `lstm_forward`.
 
     tape:   what `lstm_forward` returned; not changed, so it can be used again
@@ -143,17 +175,24 @@ def lstm_backward(tape, dy=None, dstate=None):
     return _backward("lstm", tape, dy, dstate)
 
 
-def gru_backward(tape, dy=None, dstate=None):
+def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
     """Backpropagation through time of `gru_forward`: see `lstm_backward`; dstate is dh (D, B, H)."""
     return _backward("gru", tape, dy, dstate)
 
 
-def rnn_step(x, state, stack, *, nonlinearity="tanh", out=None):
+def rnn_step(
+    x: Array,
+    state: Array,
+    stack: Sequence[Weights | PackedWeights],
+    *,
+    nonlinearity: str = "tanh",
+    out: Array | None = None,
+) -> Array:
     """One step of stacked RNN layers: see `lstm_step`; state is h (L, B, H)."""
     return _step(_rnn(nonlinearity), x, state, stack, out)
 
 
-def lstm_step(x, state, stack, *, out=None):
+def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights | PackedWeights], *, out: Array | None = None) -> Array:
     """One step of L stacked one-direction layers, in place.
 
     x:     (B, I)
@@ -165,22 +204,29 @@ def lstm_step(x, state, stack, *, out=None):
     return _step("lstm", x, state, stack, out)
 
 
-def gru_step(x, state, stack, *, reset_after=True, out=None):
+def gru_step(
+    x: Array,
+    state: Array,
+    stack: Sequence[Weights | PackedWeights],
+    *,
+    reset_after: bool = True,
+    out: Array | None = None,
+) -> Array:
     """One step of stacked GRU layers: see `lstm_step`; state is h (L, B, H)."""
     return _step(_gru(reset_after), x, state, stack, out)
 
 
-def exp(x):
+def exp(x: npt.ArrayLike) -> Array:
     """e^x of a float32 or float64 array, elementwise: a new array, within 4 units in the last place."""
     return _elementwise("exp", x)
 
 
-def sigmoid(x):
+def sigmoid(x: npt.ArrayLike) -> Array:
     """1 / (1 + e^-x) of a float32 or float64 array, elementwise: a new array, within 4 units in the last place."""
     return _elementwise("sigmoid", x)
 
 
-def tanh(x):
+def tanh(x: npt.ArrayLike) -> Array:
     """tanh of a float32 or float64 array, elementwise: a new array, within 4 units in the last place."""
     return _elementwise("tanh", x)
 
@@ -194,8 +240,8 @@ def _gru(reset_after):
 
 
 def _weights(cell, weights, name="weights"):
-    if type(weights) is not Weights:
-        return Weights(cell, weights, name)
+    if type(weights) is not PackedWeights:
+        return PackedWeights(cell, weights, name)
     if weights.cell != cell:
         raise ValueError(f"{name}: expected weights packed for {cell}, got weights packed for {weights.cell}")
     return weights

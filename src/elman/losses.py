@@ -6,13 +6,17 @@ No autograd: `loss, dlogits = softmax_cross_entropy(logits, targets)`, then `hea
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _checks
+from ._types import Array
 
 __all__ = ["softmax_cross_entropy"]
 
 
-def softmax_cross_entropy(logits, targets, *, reduction="mean"):
+def softmax_cross_entropy(
+    logits: npt.ArrayLike, targets: npt.ArrayLike, *, reduction: str = "mean"
+) -> tuple[float, Array]:
     """Cross-entropy of softmax(logits) against integer classes, and its gradient.
 
         p = softmax(logits),  L = sum or mean over all positions of -log p[target],  dL/dlogits = p - onehot(target)

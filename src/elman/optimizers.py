@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from . import _checks
-from ._parameters import same_names
+from ._parameters import Parametrised, same_names
+from ._types import Array
 
 __all__ = ["Adam", "clip_grad_norm", "clip_grad_value"]
+
+Grads: TypeAlias = "Mapping[str, Array] | Sequence[Mapping[str, Array]]"  # of one layer, or of several
 
 
 class Adam:
@@ -41,7 +45,13 @@ class Adam:
         TypeError, ValueError: an argument of the wrong kind or range.
     """
 
-    def __init__(self, layers, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+    def __init__(
+        self,
+        layers: Parametrised | Sequence[Parametrised],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
         self._single = _is_layer(layers)
         self._layers = _layers([layers] if self._single else layers)
         self.lr = lr
@@ -55,19 +65,19 @@ class Adam:
         ]
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         """The learning rate of the next step."""
         return self._lr
 
     @lr.setter
-    def lr(self, value):
+    def lr(self, value: float) -> None:
         self._lr = _number("lr", value, 0)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         kinds = ", ".join(type(layer).__name__ for layer in self._layers)
         return f"Adam([{kinds}], lr={self._lr}, betas={self._betas}, eps={self._eps})"
 
-    def step(self, grads):
+    def step(self, grads: Grads) -> None:
         """Changes the weights of all layers by one step, through `layer.edit()`.
 
         Args:
@@ -126,7 +136,7 @@ class Adam:
         return "grads: " if self._single else f"grads[{i}]: "
 
 
-def clip_grad_norm(grads, max_norm):
+def clip_grad_norm(grads: Grads, max_norm: float) -> float:
     """Scales all gradients by one factor so that their common Euclidean norm is at most max_norm.
 
     If norm > max_norm, every g becomes g * max_norm / norm (Pascanu, Mikolov and Bengio 2013, algorithm 1);
@@ -153,7 +163,7 @@ def clip_grad_norm(grads, max_norm):
     return norm
 
 
-def clip_grad_value(grads, clip_value):
+def clip_grad_value(grads: Grads, clip_value: float) -> None:
     """Clamps every entry of every gradient to [-clip_value, clip_value], like torch.nn.utils.clip_grad_value_.
 
     Args:

@@ -44,12 +44,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _checks
+from ._types import Array, Arrays, Gradients, State, Weights
 
 __all__ = [
     "exp",
@@ -68,12 +69,6 @@ __all__ = [
     "sigmoid",
     "tanh",
 ]
-
-Array: TypeAlias = npt.NDArray[Any]
-Arrays: TypeAlias = tuple[Array, ...]
-State: TypeAlias = "Array | Arrays | None"  # h, or (h, c); None, whole or in part, is zeros
-Weights: TypeAlias = "Sequence[Sequence[Array | None]]"  # per direction (weight_ih, weight_hh, bias_ih, bias_hh)
-Gradients: TypeAlias = "list[tuple[Array | None, ...]]"  # the same form
 
 
 # ------------------------------------------------------------------------------------------- elementwise functions
