@@ -78,6 +78,7 @@ typedef struct {
     int gates;  /* G: blocks of H rows in the weights */
     int states; /* 1: h, 2: h and c */
     int slots;  /* arrays of Hp that the tape keeps for each row */
+    int size;   /* bytes of an element */
     void (*forward)(const elman_forward_call *call);
     void (*backward)(const elman_backward_call *call);
     ptrdiff_t (*forward_scratch)(const elman_layer *layer);
@@ -109,6 +110,14 @@ int elman_isa_usable(int isa);
 
 /* The kernels of one usable instruction set for float (is_double 0) or double (1). */
 const elman_kernels *elman_get_kernels(int isa, int is_double);
+
+/* Inference through `layers` layers, one on top of the other, all of the same H and directions. `call` as for one layer,
+ * with a tape of NULL, but: weights (layers * D), state and last (layers * D, B, H), index elman_stack_index() elements,
+ * scratch elman_stack_scratch() of them. With one direction the layers take turns on pieces of time, so that scratch
+ * does not grow with T; with two it holds one layer's output. */
+void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward_call *call);
+ptrdiff_t elman_stack_index(const elman_layer *layer);
+ptrdiff_t elman_stack_scratch(const elman_cell *cell, int layers, const elman_layer *layer);
 
 /* Calls run(arg, task, worker) once for each task 0..tasks-1, on the calling thread (worker 0) and up to threads - 1
  * workers of a pool (1..threads-1), and returns when all are done. A pool that is busy with another caller means that

@@ -279,6 +279,36 @@ def test_a_layer_called_trained_stepped_and_in_pieces(isa, layer, dtype):
         assert layer(x[:, b])[0].tobytes() == y[:, b].tobytes()
 
 
+@pytest.mark.parametrize("masks", ["plain", "lengths", "reset", "lengths+reset"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
+@pytest.mark.parametrize("kind", [elman.RNN, elman.LSTM, elman.GRU])
+def test_a_long_stack_is_called_as_it_is_trained(kind, bidirectional, batch_first, masks):
+    """A call takes the layers in turns over pieces of time (csrc/stack.c), `forward` one after the other."""
+    T, B = 600, 4
+    rng = np.random.default_rng(0)
+    layer = kind(3, 5, 3, bidirectional=bidirectional, batch_first=batch_first, seed=1)
+    more = {}
+    if "lengths" in masks:
+        more["lengths"] = [600, 0, 257, 511]
+    if "reset" in masks:
+        more["reset"] = rng.random((B, T) if batch_first else (T, B)) < 0.01
+    x = rng.standard_normal((B, T, 3) if batch_first else (T, B, 3)).astype(np.float32)
+    state = layer.zero_state(B)
+    for part in state if isinstance(state, tuple) else (state,):
+        part[...] = rng.standard_normal(part.shape)
+    for given in (None, state):
+        y, after, _ = layer.forward(x, given, **more)
+        for form in (np.ascontiguousarray, with_gaps):  # the quick way, and the one with care
+            y_called, after_called = layer(form(x), given, **more)
+            assert y_called.tobytes() == y.tobytes()
+            assert np.array(after_called).tobytes() == np.array(after).tobytes()
+
+
+def with_gaps(x):
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
 # -------------------------------------------------------------------------------- training, repetition, memory, threads
 
 

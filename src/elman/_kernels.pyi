@@ -37,17 +37,17 @@ class Packed:
 
 @final
 class Stack:
-    """One-direction layers, one on top of the other, ready to be stepped."""
+    """Layers, one on top of the other, ready for inference; `step` and `call` are for plain arguments."""
 
-    def __init__(self, layers: Sequence[Packed], dtype: np.dtype[Any]) -> None: ...
-    def step(self, x: object, state: object, out: object) -> _Array | None:
-        """x (B, I) or (I,), state (L, B, H) or (L, H) in place, out (B, H) or (H,) or None. Returns out, or None and
-        changes nothing if an argument is not a dense array of the right dtype and shape with memory of its own."""
+    def __new__(cls, layers: Sequence[Packed], dtype: np.dtype[Any]) -> Stack: ...
+    def step(self, x: object, state: object, out: object) -> _Array | None: ...
+    def call(self, x: object, state: object, batch_first: bool, threads: int) -> list[_Array] | None: ...
 
 pack: _Fused[Any]
 pack_transposed: _Fused[Any]
 forward: _Fused[Any]
 backward: _Fused[Any]
+infer: _Fused[Any]
 elementwise: _Fused[Any]
 
 def cell_names() -> tuple[str, ...]:

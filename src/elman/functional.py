@@ -31,7 +31,7 @@ _NONLINEARITIES = ("tanh", "relu", "sigmoid")
 _BY_DTYPE = {
     np.dtype(dtype): {
         name: getattr(_kernels, name)[c_type]
-        for name in ("pack", "pack_transposed", "forward", "backward", "elementwise")
+        for name in ("pack", "pack_transposed", "forward", "backward", "infer", "elementwise")
     }
     for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
 }
@@ -325,17 +325,31 @@ def _step(cell, x, state, stack, out):
     else:
         y = _checks.output("out", out, first.dtype, shape[1:], apart_from)
     dense = [np.ascontiguousarray(a) for a in (x, y, *parts)]
-    _kernels.Stack([w.packed for w in packed], first.dtype).step(dense[0], _bundled(dense[2:]), dense[1])
+    Inference(packed).step(dense[0], _bundled(dense[2:]), dense[1])
     for given, result in zip((y, *parts), dense[1:]):
         if result is not given:
             given[...] = result
     return y
 
 
-def stepper(stack):
-    """What steps checked one-direction layers fastest: its `step(x, state, out)` returns None where its arguments need
-    the care of `*_step`."""
-    return _kernels.Stack([w.packed for w in stack], stack[0].dtype)
+class Inference:
+    """Packed layers, one on top of the other, without a tape: what a layer calls and steps.
+
+    `step(x, state, out)` and `call(x, state, batch_first, threads)` are the quick ways for plain arguments: None says
+    that these need the care of `*_step` and of `run`.
+    """
+
+    def __init__(self, stack: Sequence[PackedWeights]):
+        first = stack[0]
+        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype)
+        self._run = first.kernels["infer"]
+        self.step, self.call = self._stack.step, self._stack.call
+
+    def run(self, x, parts, lengths, reset, out):
+        """Checked arguments, time first; writes y into `out`, zero before, and the states over `parts`."""
+        if reset is not None:
+            reset = np.ascontiguousarray(reset)
+        self._run(self._stack, x, lengths, reset, _config.get_num_threads(), out, *parts, *[None] * (2 - len(parts)))
 
 
 def _state(name, value, w, shape):

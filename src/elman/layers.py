@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
+from ._config import get_num_threads
 from ._locks import ForkSafeLock
 from ._parameters import Parametrised, Params, Snapshot
 from ._state import LSTMState
@@ -67,7 +68,7 @@ class Recurrent(Parametrised, Generic[State]):
     _gates: int  # blocks of H rows in the weights
     _letters: tuple[str, ...] = ("h",)  # the parts of a state
     _cell_options: tuple[str, ...] = ()  # settings that the backend's functions take
-    _not_pickled = (*Parametrised._not_pickled, "_pack", "_forward", "_backward", "_step", "_stepper", "_drawing")
+    _not_pickled = (*Parametrised._not_pickled, "_pack", "_forward", "_backward", "_step", "_inference", "_drawing")
 
     input_size: int
     hidden_size: int
@@ -133,8 +134,21 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x)
         >>> y, state = layer(x_next, state)
         """
-        y, final, _ = self._run(x, state, lengths, reset, training=False, rng=None)
-        return y, final
+        stack, inference = self._snapshot.packed
+        if inference is not None and lengths is None and reset is None:
+            result = inference.call(x, state, self.batch_first, get_num_threads())
+            if result is not None:
+                return result[0], self._bundle(*result[1:])
+        layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
+        if inference is None:
+            y, final, _ = self._run(stack, layout, below, given, lengths, reset, [None] * (self.num_layers - 1), False)
+            return y, final
+        T, B, _ = below.shape
+        shape = (self.num_layers * self._directions, B, self.hidden_size)
+        parts = [np.zeros(shape, self.dtype) if part is None else np.array(part, order="C") for part in given]
+        y = np.zeros((*_sizes(layout, T, B), self._directions * self.hidden_size), self.dtype)
+        inference.run(below, parts, lengths, reset, _time_major(y, layout))
+        return y, self._bundle(*(part[:, 0] if layout == "T" else part for part in parts))
 
     def forward(
         self,
@@ -155,7 +169,14 @@ class Recurrent(Parametrised, Generic[State]):
 
         >>> y, state, tape = layer.forward(x, lengths=n)
         """
-        return self._run(x, state, lengths, reset, training=True, rng=rng)
+        snapshot = self._snapshot
+        layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            rng = np.random.default_rng(check.integer("rng", rng, 0))
+        T, B, _ = below.shape
+        kept = self._draw(T, B, rng)
+        y, final, tapes = self._run(snapshot.packed[0], layout, below, given, lengths, reset, kept, True)
+        return y, final, Tape(self, snapshot, layout, T, B, tapes, kept)
 
     def backward(
         self,
@@ -230,9 +251,9 @@ class Recurrent(Parametrised, Generic[State]):
         >>> state = layer.zero_state(1)
         >>> y_t = layer.step(x_t, state)
         """
-        stack, stepper = self._snapshot.packed
-        if stepper is not None:  # the quick way, for dense arrays of the right dtype and shape
-            y_t = stepper.step(x_t, state, out)
+        stack, inference = self._snapshot.packed
+        if inference is not None:  # the quick way, for dense arrays of the right dtype and shape
+            y_t = inference.step(x_t, state, out)
             if y_t is not None:
                 return y_t
         if self.bidirectional:
@@ -269,7 +290,7 @@ class Recurrent(Parametrised, Generic[State]):
             return partial(found, **options) if options and what != "backward" else found
 
         self._pack, self._forward, self._backward, self._step = map(function, ("pack", "forward", "backward", "step"))
-        self._stepper = getattr(backend, "stepper", None)
+        self._inference = getattr(backend, "Inference", None)
         self._drawing = ForkSafeLock()
 
     def _names(self, k: int, d: int) -> list[str]:
@@ -278,13 +299,13 @@ class Recurrent(Parametrised, Generic[State]):
         return [f"{kind}_l{k}{'_reverse' if d else ''}" for kind in kinds]
 
     def _packed(self, params: Params) -> tuple[list[Any], Any]:
-        """The backend's form of the weights, one entry per stacked layer, and what steps them quickly, or None."""
+        """The backend's form of the weights, one entry per stacked layer, and its Inference, where it has that."""
         no_bias = () if self.bias else (None, None)
         stack = [
             self._pack([(*(params[name] for name in self._names(k, d)), *no_bias) for d in range(self._directions)])
             for k in range(self.num_layers)
         ]
-        return stack, None if self.bidirectional or self._stepper is None else self._stepper(stack)
+        return stack, None if self._inference is None else self._inference(stack)
 
     @staticmethod
     def _bundle(*parts: Any) -> Any:
@@ -292,10 +313,8 @@ class Recurrent(Parametrised, Generic[State]):
         (h,) = parts
         return h
 
-    def _run(self, x, state, lengths, reset, training, rng):
-        snapshot = self._snapshot
-        stack, _ = snapshot.packed
-        D, H, L = self._directions, self.hidden_size, self.num_layers
+    def _arguments(self, x, state, lengths, reset):
+        """What a call and `forward` take, checked: the layout of x, x time first, the parts of the state, the masks."""
         rank = _rank("x", x)
         layout = "T" if rank == 2 else "BT" if self.batch_first else "TB"
         if rank not in (2, 3):
@@ -310,11 +329,13 @@ class Recurrent(Parametrised, Generic[State]):
         lengths = check.lengths("lengths", lengths, T, B)
         if reset is not None:
             reset = _time_major(check.reset("reset", reset, _sizes(layout, T, B)), layout)
-        if rng is not None and not isinstance(rng, np.random.Generator):
-            rng = np.random.default_rng(check.integer("rng", rng, 0))
+        return layout, below, given, lengths, reset
 
-        kept = self._draw(T, B, rng) if training else [None] * (L - 1)
-        y = np.empty((*_sizes(layout, T, B), D * H), self.dtype)
+    def _run(self, stack, layout, below, given, lengths, reset, kept, training):
+        """Layer by layer: y, the final state and the tapes."""
+        T, B, _ = below.shape
+        L = self.num_layers
+        y = np.empty((*_sizes(layout, T, B), self._directions * self.hidden_size), self.dtype)
         tapes, final = [], []
         for k in range(L):
             below, state_k, tape = self._forward(
@@ -330,8 +351,7 @@ class Recurrent(Parametrised, Generic[State]):
                 self._drop(below, kept[k])
             final.append(state_k)
             tapes.append(tape)
-        tape = Tape(self, snapshot, layout, T, B, tapes, kept) if training else None
-        return y, self._stacked(final, layout), tape
+        return y, self._stacked(final, layout), tapes
 
     def _draw(self, T: int, B: int, rng: np.random.Generator | None) -> list[np.ndarray | None]:
         """Dropout's masks, drawn at once and in a fixed order, so that they depend on nothing but the generator."""

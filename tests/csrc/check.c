@@ -645,6 +645,59 @@ static void check_bits(const elman_kernels *kernels, int is_double)
 
 /* ---- NaN and infinity stay where they are ---- */
 
+/* The layers of a stack one after another, each over all of time: what elman_stack_forward must give in its pieces. The
+ * layers are all the same, so their inputs are as many as their outputs. */
+static void check_stack(const elman_kernels *kernels, int is_double)
+{
+    enum { LAYERS = 3, PIECE = 1024 }; /* T and B beyond a piece, and just below and above it */
+    static const shape sizes[] = {{2500, 1, 5, 5, 0}, {700, 3, 4, 4, 1}, {512, 2, 4, 4, 0}, {513, 2, 4, 4, 1},
+                                  {2, PIECE + 6, 2, 2, 1}, {0, 2, 3, 3, 1}, {1, 1, 17, 17, 1}};
+    group g = new_group("%s f%d: stacks in pieces of time", kernels->isa, is_double ? 64 : 32);
+    for (int option = 0; option < 8; option++) {
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            if (quick && !sizes[s].in_quick) continue;
+            const size_t mark = array_count;
+            const int cell = (int)(s + (size_t)option) % ELMAN_CELL_COUNT, D = 1 + option % 2;
+            shape size = sizes[s];
+            size.I = D * size.H;
+            const problem p = new_problem(cell, D, size, option & 2, option & 4);
+            run r = new_run(&p, kernels, is_double);
+            const ptrdiff_t states = D * p.B * p.H, width = D * p.H;
+            const outputs got = new_outputs(&r, 0);
+            elman_forward_call call = forward_call(&r, &got, 1 + option % 3);
+            elman_weights weights[LAYERS * 2];
+            void *wanted[2] = {NULL, NULL};
+            for (int i = 0; i < r.cell->states; i++) { /* states of all layers */
+                call.last[i] = new_array(LAYERS * states, r.size);
+                wanted[i] = new_array(LAYERS * states, r.size);
+                if (!r.state[i]) continue;
+                void *state = new_array(LAYERS * states, r.size);
+                for (int k = 0; k < LAYERS; k++) memcpy(at(&r, state, k * states), r.state[i], (size_t)states * r.size);
+                call.state[i] = state;
+            }
+            for (int k = 0; k < LAYERS * D; k++) weights[k] = r.weights[k % D];
+            call.layer.weights = weights;
+            call.layer.index = new_array(elman_stack_index(&call.layer), sizeof *call.layer.index);
+            call.layer.scratch = new_array(elman_stack_scratch(r.cell, LAYERS, &call.layer), r.size);
+            elman_stack_forward(r.cell, LAYERS, &call);
+
+            outputs o = {0};
+            for (int k = 0; k < LAYERS; k++) {
+                o = forward(&r, 0, 1);
+                for (int i = 0; i < r.cell->states; i++) {
+                    memcpy(at(&r, wanted[i], k * states), o.last[i], (size_t)states * r.size);
+                }
+                r.layer.x = o.y, r.layer.x_t = r.y_t, r.layer.x_b = r.y_b;
+            }
+            int good = same(&r, got.y, o.y, extent(&r, r.y_t, r.y_b, width));
+            for (int i = 0; i < r.cell->states; i++) good &= same(&r, call.last[i], wanted[i], LAYERS * states);
+            expect(&g, good, "%s D%d T%td B%td H%td option %d", cells[cell].name, D, p.T, p.B, p.H, option);
+            expect(&g, release_arrays(mark) == 0, "memory outside an array or an input is written");
+        }
+    }
+    finish(&g);
+}
+
 static void check_nonfinite(const elman_kernels *kernels, int is_double)
 {
     enum { SICK = 2, SICK_STEP = 2, HEALED_STEP = 4 };
@@ -986,6 +1039,7 @@ int main(int argc, char **argv)
         }
         if (!only_threads) {
             check_bits(kernels, i % 2);
+            check_stack(kernels, i % 2);
             check_nonfinite(kernels, i % 2);
             check_elementwise(kernels, i % 2);
             check_mode(kernels, i % 2);
