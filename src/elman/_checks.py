@@ -60,8 +60,9 @@ def array(name, value, dtype, shape, contiguous=False):
         a = value
     else:
         a = _converted(name, value, dtype)
-    if a.ndim != len(shape) or any(n != m for n, m in zip(a.shape, shape) if type(m) is int):
-        raise ValueError(f"{name}: expected shape {_shown(shape)}, got {_shown(a.shape)}")
+    if a.shape != shape:
+        if a.ndim != len(shape) or any(n != m for n, m in zip(a.shape, shape) if type(m) is int):
+            raise ValueError(f"{name}: expected shape {_shown(shape)}, got {_shown(a.shape)}")
     flags = a.flags
     if flags.c_contiguous and flags.aligned:
         return a

@@ -27,7 +27,6 @@ class Packed:
     cell_number: int
     is_double: bool
     has_bias: bool
-    has_transposed: bool
     isa: str
     lanes: int
     gates: int

@@ -139,13 +139,13 @@ cdef class Packed:
     cdef list buffers  # the memory that `weights` points into
     cdef readonly ptrdiff_t I, H
     cdef readonly int D, cell_number
-    cdef readonly bint is_double, has_bias, has_transposed
+    cdef readonly bint is_double, has_bias
 
     def __init__(self, int cell_number, bint is_double, ptrdiff_t I, ptrdiff_t H, int D, bint has_bias):
         self.kernels = elman_get_kernels(current_isa, is_double)
         self.cell = &self.kernels.cells[cell_number]
         self.cell_number, self.is_double, self.has_bias = cell_number, is_double, has_bias
-        self.I, self.H, self.D, self.has_transposed = I, H, D, False
+        self.I, self.H, self.D = I, H, D
         self.buffers = []
 
     @property
@@ -191,7 +191,6 @@ def pack_transposed(Packed packed, int d, const real[:, ::1] w_ih, const real[:,
         packed.cell.pack_transposed(packed.I, packed.H, &w_ih[0, 0], &w_hh[0, 0], &panels_ih[0], &panels_hh[0])
     w.wt_ih, w.wt_hh = &panels_ih[0], &panels_hh[0]
     packed.buffers += [panels_ih, panels_hh]
-    packed.has_transposed = d == packed.D - 1
 
 
 cdef inline const void *start_of(const real[:, :, ::1] a) noexcept:

@@ -56,15 +56,17 @@ class PackedWeights:
             columns = gates * self._padded(self.H)
             memory = [_aligned(n, self.dtype) for n in (self.I * columns, self.H * columns, columns, columns)]
             self.kernels["pack"](self.packed, d, w_ih, w_hh, b_ih, b_hh, *memory)
+        self._has_transposed = False
 
     def for_backward(self) -> _kernels.Packed:
         """The packed weights with their transposed panels, which are made when they are first wanted."""
-        with _packing.held():
-            if not self.packed.has_transposed:
-                for d, (w_ih, w_hh, _, _) in enumerate(self.arrays):
+        if not self._has_transposed:
+            with _packing.held():
+                for d, (w_ih, w_hh, _, _) in enumerate(() if self._has_transposed else self.arrays):
                     rows = self.packed.gates * self._padded(self.H)
                     memory = [_aligned(rows * self._padded(n), self.dtype) for n in (self.I, self.H)]
                     self.kernels["pack_transposed"](self.packed, d, w_ih, w_hh, *memory)
+                self._has_transposed = True
         return self.packed
 
     def _padded(self, n: int) -> int:
