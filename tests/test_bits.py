@@ -279,6 +279,26 @@ def test_a_layer_called_trained_stepped_and_in_pieces(isa, layer, dtype):
         assert layer(x[:, b])[0].tobytes() == y[:, b].tobytes()
 
 
+@pytest.mark.parametrize("T, B, I, H", [(5, 70, 17, 33), (150, 2, 3, 5), (0, 3, 2, 2), (3, 0, 2, 2)], ids=str)
+@each_D
+@each_dtype
+@each_cell
+def test_gates_computed_again(isa, name, dtype, D, T, B, I, H):
+    rng = np.random.default_rng(0)
+    masks = {"lengths": rng.integers(0, T + 1, B), "reset": rng.random((T, B)) < 0.1}
+    for more in ({}, masks):
+        p = packed_problem(name, T, B, I, H, D, dtype, **more)
+        kept, again = (p.forward(F, recompute=recompute)[2] for recompute in (False, True))
+        slots, states = kept.weights.packed.slots, len(p.cell.parts)
+        assert again.kept.size * slots == kept.kept.size * states
+        before = again.kept.tobytes()
+        expected = p.backward(F, kept)
+        for threads in (1, 3):
+            with elman.threads(threads):
+                assert_same_bytes(p.backward(F, again), expected)
+        assert again.kept.tobytes() == before
+
+
 @pytest.mark.parametrize("masks", ["plain", "lengths", "reset", "lengths+reset"])
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])

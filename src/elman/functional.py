@@ -76,10 +76,11 @@ class PackedWeights:
 class Tape:
     """What a forward call keeps for its backward call; never changed."""
 
-    __slots__ = ("weights", "x", "lengths", "reset", "kept")
+    __slots__ = ("weights", "x", "lengths", "reset", "kept", "recompute")
 
-    def __init__(self, weights, x, lengths, reset, kept):
-        self.weights, self.x, self.lengths, self.reset, self.kept = weights, x, lengths, reset, kept
+    def __init__(self, weights, x, lengths, reset, kept, recompute):
+        self.weights, self.x, self.lengths, self.reset = weights, x, lengths, reset
+        self.kept, self.recompute = kept, recompute
 
 
 def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> PackedWeights:
@@ -106,13 +107,14 @@ def rnn_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Array, Tape | None]:
     """h' = phi(W_ih x + b_ih + W_hh h + b_hh) for every step: see `lstm_forward`; state is h (D, B, H).
 
     nonlinearity: phi, "tanh", "relu" or "sigmoid".
     """
-    return _forward(_rnn(nonlinearity), x, state, weights, lengths, reset, training, out)
+    return _forward(_rnn(nonlinearity), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def lstm_forward(
@@ -123,6 +125,7 @@ def lstm_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Arrays, Tape | None]:
     """Run an LSTM layer over whole sequences.
@@ -134,12 +137,14 @@ def lstm_forward(
               y is 0; the second direction starts at the last true step.
     reset:    (T, B) bool: the state is assigned zero before step t. The second direction is cut between t and t - 1.
     training: keep a tape for `lstm_backward`
+    recompute: keep only the state before each step (2 of 6 arrays; GRU 1 of 5, with reset before 1 of 4; RNN 1 of 2)
+              and let `lstm_backward` compute the rest again: a third more work, the same bits
     out:      (T, B, D*H) to write y into
     Returns y (T, B, D*H), the state (h, c) after the last true steps, each (D, B, H), and the tape or None.
     Raises TypeError and ValueError naming the argument, before anything is written.
     Equations: csrc/cells/lstm.inc, elman.reference.
     """
-    return _forward("lstm", x, state, weights, lengths, reset, training, out)
+    return _forward("lstm", x, state, weights, lengths, reset, training, recompute, out)
 
 
 def gru_forward(
@@ -151,13 +156,14 @@ def gru_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Array, Tape | None]:
     """Run a GRU layer over whole sequences: see `lstm_forward`; state is h (D, B, H), gates in the order r, z, n.
 
     reset_after: whether r multiplies after the recurrent product (PyTorch) or before it (the default of ONNX).
     """
-    return _forward(_gru(reset_after), x, state, weights, lengths, reset, training, out)
+    return _forward(_gru(reset_after), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
@@ -249,9 +255,9 @@ def _weights(cell, weights, name="weights"):
     return weights
 
 
-def _forward(cell, x, state, weights, lengths, reset, training, out):
+def _forward(cell, x, state, weights, lengths, reset, training, recompute, out):
     w = _weights(cell, weights)
-    training = _checks.boolean("training", training)
+    training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     dtype, H, D = w.dtype, w.H, w.D
     x = _checks.array("x", x, dtype, ("T", "B", w.I))
     T, B, _ = x.shape
@@ -269,11 +275,13 @@ def _forward(cell, x, state, weights, lengths, reset, training, out):
         x = np.array(x, order="C")
         lengths, reset = (None if a is None else a.copy() for a in (lengths, reset))
         rows = T * B if lengths is None else int(lengths.sum())
-        kept = _aligned(D * rows * w.packed.slots * w._padded(H), dtype)
-        tape = Tape(w, x, lengths, reset, kept)
+        kept = _aligned(D * rows * (w.packed.states if recompute else w.packed.slots) * w._padded(H), dtype)
+        tape = Tape(w, x, lengths, reset, kept, recompute)
     h_last = np.empty((D, B, H), dtype)
     c_last = np.empty((D, B, H), dtype) if w.packed.states == 2 else None
-    w.kernels["forward"](w.packed, x, h, c, lengths, reset, _config.get_num_threads(), y, h_last, c_last, kept)
+    w.kernels["forward"](
+        w.packed, x, h, c, lengths, reset, _config.get_num_threads(), y, h_last, c_last, kept, recompute
+    )
     return y, _bundled([h_last, c_last]), tape
 
 
@@ -292,8 +300,8 @@ def _backward(family, tape, dy, dstate):
     dc = np.empty((D, B, H), dtype) if packed.states == 2 else None
     dweights = [tuple(None if a is None else np.empty_like(a) for a in arrays) for arrays in w.arrays]
     w.kernels["backward"](
-        packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, dy, dh_last, dc_last,
-        dx, dh, dc, dweights,
+        packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, tape.recompute, dy, dh_last,
+        dc_last, dx, dh, dc, dweights,
     )  # fmt: skip
     return dx, _bundled([dh, dc]), dweights
 

@@ -315,7 +315,7 @@ class _Moment(NamedTuple):
     cut: Array  # (n, 1) whether the state was zeroed before the step
     x_t: Array  # (n, I)
     state: Arrays  # (n, H) each: the state the step started from
-    saved: Arrays  # what the cell's step saved
+    saved: Arrays | None  # what the cell's step saved; None: backward takes the step again to have it
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -354,6 +354,7 @@ def _forward(
     lengths: Any,
     reset: Any,
     training: bool,
+    recompute: bool,
     out: Array | None,
 ) -> tuple[Array, Array | Arrays, _Tape | None]:
     checked = _checked_weights("weights", weights, cell)
@@ -364,7 +365,7 @@ def _forward(
     given = _checked_parts("state", state, cell, dtype, (D, B, H))
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
-    training = _checks.boolean("training", training)
+    training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     if out is not None:
         _checks.output("out", out, dtype, (T, B, D * H), [("x", x)] + [("state", part) for part in given])
 
@@ -389,7 +390,7 @@ def _forward(
                 part[rows] = new
             y_direction[t, rows] = after[0]
             if training:
-                moments[direction].append(_Moment(t, rows, cut, x_t, before, saved))
+                moments[direction].append(_Moment(t, rows, cut, x_t, before, None if recompute else saved))
 
     tape = _Tape(cell, (T, B, I, H), tuple(_copies(w) for w in checked), moments) if training else None
     if out is not None:
@@ -423,6 +424,8 @@ def _backward(family: str, tape: Any, dy: Array | None, dstate: State) -> tuple[
         for t, rows, cut, x_t, before, saved in reversed(tape.moments[direction]):
             dh_t, *others = (part[rows] for part in dstate_t)  # what comes back through the next step ...
             dafter = (dh_t + dy_direction[t, rows], *others)  # ... and the direct part
+            if saved is None:
+                _, saved = cell.step(x_t, before, w)
             dx_t, dbefore, dw_t = cell.step_backward(dafter, x_t, before, w, saved)
             for part, new in zip(dstate_t, dbefore, strict=True):
                 part[rows] = np.where(cut, 0, new)
@@ -543,6 +546,7 @@ def rnn_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Array, _Tape | None]:
     """Run one recurrent layer over whole sequences: h_t = act(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), Elman 1990.
@@ -554,12 +558,13 @@ def rnn_forward(
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `rnn_backward`.
+    recompute: whether the tape keeps only x and the states, so that `rnn_backward` takes each step again.
     out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
 
     Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_forward, _rnn(nonlinearity), x, state, weights, lengths, reset, training, out)
+    return _quietly(_forward, _rnn(nonlinearity), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def rnn_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
@@ -608,6 +613,7 @@ def lstm_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Arrays, _Tape | None]:
     """Run one LSTM layer over whole sequences. With a = W_ih x_t + b_ih + W_hh h_(t-1) + b_hh, in blocks i, f, g, o:
@@ -624,13 +630,14 @@ def lstm_forward(
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `lstm_backward`.
+    recompute: whether the tape keeps only x and the states, so that `lstm_backward` takes each step again.
     out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
 
     Returns y (T, B, D*H), zero past the end of a sequence; the state (h, c), each (D, B, H), after each one's last step
     (the initial state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that
     is wrong.
     """
-    return _quietly(_forward, _LSTM, x, state, weights, lengths, reset, training, out)
+    return _quietly(_forward, _LSTM, x, state, weights, lengths, reset, training, recompute, out)
 
 
 def lstm_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
@@ -678,6 +685,7 @@ def gru_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Array, _Tape | None]:
     """Run one GRU layer over whole sequences:
@@ -695,12 +703,13 @@ def gru_forward(
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `gru_backward`.
+    recompute: whether the tape keeps only x and the states, so that `gru_backward` takes each step again.
     out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
 
     Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_forward, _gru(reset_after), x, state, weights, lengths, reset, training, out)
+    return _quietly(_forward, _gru(reset_after), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def gru_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
