@@ -798,6 +798,7 @@ def test_repr(backend):
     layer = make("rnn_relu", 3, 4, 2, bidirectional=True, batch_first=True, dropout=0.5, bias=False, backend=backend)
     assert repr(layer).startswith("RNN(3, 4, num_layers=2, nonlinearity='relu', bidirectional=True, batch_first=True, ")
     assert "dtype='float64'" in repr(layer)
+    assert ", dropout=0.5, bias=False, dtype='float64'" in repr(layer)
     assert "reset_after=False" in repr(make("gru_reset_before", backend=backend))
     rebuilt = eval(repr(layer), {"RNN": RNN})
     assert repr(rebuilt) == repr(layer)

@@ -16,7 +16,7 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
-from numpy import empty as _empty, zeros as _zeros
+from numpy import empty as _empty, ndarray as _ndarray, zeros as _zeros
 
 cdef extern from "elman.h" nogil:
     int ELMAN_CELL_COUNT
@@ -376,6 +376,8 @@ cdef class Stack:
         try:
             if self.D == 2 or (self.states == 2 and not is_pair(state)):
                 return None
+            if out is not None and not isinstance(out, _ndarray):
+                return None
             if out is None:
                 out = _empty((x.shape[0], self.H) if x.ndim == 2 else self.H, self.dtype)
             PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
@@ -383,7 +385,10 @@ cdef class Stack:
             PyObject_GetBuffer(out, &views[1], WRITABLE)
             opened = 2
             for i in range(self.states):
-                PyObject_GetBuffer(part_of(state, self.states, i), &views[2 + i], WRITABLE)
+                part = part_of(state, self.states, i)
+                if not isinstance(part, _ndarray):
+                    return None
+                PyObject_GetBuffer(part, &views[2 + i], WRITABLE)
                 opened = 3 + i
             axes = views[0].ndim
             B = views[0].shape[0] if axes == 2 else 1

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from . import _checks, _config, _kernels
 from ._locks import ForkSafeLock
-from ._types import Array, Arrays, Gradients, State, Weights
+from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
     "exp", "gru_backward", "gru_forward", "gru_pack", "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
@@ -73,7 +73,7 @@ class PackedWeights:
         return -(-n // self.packed.lanes) * self.packed.lanes
 
 
-class Tape:
+class _Tape:
     """What a forward call keeps for its backward call; never changed."""
 
     __slots__ = ("weights", "x", "lengths", "reset", "kept", "recompute")
@@ -83,17 +83,17 @@ class Tape:
         self.kept, self.recompute = kept, recompute
 
 
-def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> PackedWeights:
+def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Packed:
     """Lay out the weights of an RNN layer once; the result goes wherever `weights` goes."""
     return _weights(_rnn(nonlinearity), weights)
 
 
-def lstm_pack(weights: Weights) -> PackedWeights:
+def lstm_pack(weights: Weights) -> Packed:
     """Lay out the weights of an LSTM layer once; the result goes wherever `weights` goes."""
     return _weights("lstm", weights)
 
 
-def gru_pack(weights: Weights, *, reset_after: bool = True) -> PackedWeights:
+def gru_pack(weights: Weights, *, reset_after: bool = True) -> Packed:
     """Lay out the weights of a GRU layer once; the result goes wherever `weights` goes."""
     return _weights(_gru(reset_after), weights)
 
@@ -101,7 +101,7 @@ def gru_pack(weights: Weights, *, reset_after: bool = True) -> PackedWeights:
 def rnn_forward(
     x: Array,
     state: State,
-    weights: Weights | PackedWeights,
+    weights: Weights,
     *,
     nonlinearity: str = "tanh",
     lengths: npt.ArrayLike | None = None,
@@ -120,7 +120,7 @@ def rnn_forward(
 def lstm_forward(
     x: Array,
     state: State,
-    weights: Weights | PackedWeights,
+    weights: Weights,
     *,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
@@ -150,7 +150,7 @@ def lstm_forward(
 def gru_forward(
     x: Array,
     state: State,
-    weights: Weights | PackedWeights,
+    weights: Weights,
     *,
     reset_after: bool = True,
     lengths: npt.ArrayLike | None = None,
@@ -191,7 +191,7 @@ def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = Non
 def rnn_step(
     x: Array,
     state: Array,
-    stack: Sequence[Weights | PackedWeights],
+    stack: Sequence[Weights],
     *,
     nonlinearity: str = "tanh",
     out: Array | None = None,
@@ -200,7 +200,7 @@ def rnn_step(
     return _step(_rnn(nonlinearity), x, state, stack, out)
 
 
-def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights | PackedWeights], *, out: Array | None = None) -> Array:
+def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array | None = None) -> Array:
     """One step of L stacked one-direction layers, in place.
 
     x:     (B, I)
@@ -215,7 +215,7 @@ def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights | PackedWeights],
 def gru_step(
     x: Array,
     state: Array,
-    stack: Sequence[Weights | PackedWeights],
+    stack: Sequence[Weights],
     *,
     reset_after: bool = True,
     out: Array | None = None,
@@ -276,7 +276,7 @@ def _forward(cell, x, state, weights, lengths, reset, training, recompute, out):
         lengths, reset = (None if a is None else a.copy() for a in (lengths, reset))
         rows = T * B if lengths is None else int(lengths.sum())
         kept = _aligned(D * rows * (w.packed.states if recompute else w.packed.slots) * w._padded(H), dtype)
-        tape = Tape(w, x, lengths, reset, kept, recompute)
+        tape = _Tape(w, x, lengths, reset, kept, recompute)
     h_last = np.empty((D, B, H), dtype)
     c_last = np.empty((D, B, H), dtype) if w.packed.states == 2 else None
     w.kernels["forward"](
@@ -286,7 +286,7 @@ def _forward(cell, x, state, weights, lengths, reset, training, recompute, out):
 
 
 def _backward(family, tape, dy, dstate):
-    if type(tape) is not Tape or not tape.weights.cell.startswith(family):
+    if type(tape) is not _Tape or not tape.weights.cell.startswith(family):
         raise TypeError(f"tape: expected the tape of {family}_forward, got {_named(tape)}")
     w, x = tape.weights, tape.x
     dtype, H, D = w.dtype, w.H, w.D
@@ -294,6 +294,10 @@ def _backward(family, tape, dy, dstate):
     if dy is not None:
         dy = _checks.array("dy", dy, dtype, (T, B, D * H))
     dh_last, dc_last = _state("dstate", dstate, w, (D, B, H))
+    if B == 0:
+        dweights = [tuple(None if a is None else np.zeros_like(a) for a in arrays) for arrays in w.arrays]
+        empty = [np.empty((D, 0, H), dtype) for _ in w.letters]
+        return np.empty((T, 0, I), dtype), _bundled(empty), dweights
     packed = w.for_backward()
     dx = (np.empty if tape.lengths is None else np.zeros)((T, B, I), dtype)
     dh = np.empty((D, B, H), dtype)
@@ -328,8 +332,10 @@ def _step(cell, x, state, stack, out):
     parts = _checks.parts_of("state", state, first.letters)
     apart_from = [("x", x)]
     for letter, part in zip(first.letters, parts):
-        _checks.output(f"state: {letter}", part, first.dtype, shape, apart_from)
-        apart_from.append((f"state: {letter}", part))
+        apart_from.append(
+            (f"state: {letter}", _checks.output(f"state: {letter}", part, first.dtype, shape, apart_from))
+        )
+    parts = [part for _, part in apart_from[1:]]
     if out is None:
         y = np.empty(shape[1:], first.dtype)
     else:
@@ -349,7 +355,7 @@ class Inference:
     that these need the care of `*_step` and of `run`.
     """
 
-    def __init__(self, stack: Sequence[PackedWeights]):
+    def __init__(self, stack: Sequence[Packed]):
         first = stack[0]
         self._stack = _kernels.Stack([w.packed for w in stack], first.dtype)
         self._run = first.kernels["infer"]
@@ -394,11 +400,15 @@ def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
 
 
 def _frozen(array):
-    """The array itself if nobody can write to it (its memory is a bytes object), otherwise a copy."""
-    if array is None or isinstance(getattr(array.base, "obj", array.base), bytes):
-        return array
+    """An array that nobody else has or can write to: over the same memory if that is one whole bytes object, else a
+    copy."""
+    if array is None:
+        return None
+    memory = getattr(array.base, "obj", array.base)
+    if isinstance(memory, bytes) and len(memory) == array.nbytes:
+        return np.ndarray(array.shape, array.dtype, memory)
     return array.copy()
 
 
 def _named(value):
-    return f"a tape of {value.weights.cell}" if type(value) is Tape else type(value).__name__
+    return f"a tape of {value.weights.cell}" if type(value) is _Tape else type(value).__name__

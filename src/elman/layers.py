@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import inspect
 import math
 import numbers
 import warnings
@@ -83,9 +82,9 @@ class Recurrent(Parametrised, Generic[State]):
     def __init__(
         self, input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
     ):
-        self.input_size = I = check.integer("input_size", input_size, 1)
-        self.hidden_size = H = check.integer("hidden_size", hidden_size, 1)
-        self.num_layers = L = check.integer("num_layers", num_layers, 1)
+        self.input_size = I = check.integer("input_size", input_size, 1, check.MOST)
+        self.hidden_size = H = check.integer("hidden_size", hidden_size, 1, check.MOST)
+        self.num_layers = L = check.integer("num_layers", num_layers, 1, check.MOST)
         self.bidirectional = check.boolean("bidirectional", bidirectional)
         self.batch_first = check.boolean("batch_first", batch_first)
         self.dropout = _number("dropout", dropout, 0.0, 1.0)
@@ -239,7 +238,7 @@ class Recurrent(Parametrised, Generic[State]):
 
         >>> state = layer.zero_state(3)
         """
-        B = () if batch is None else (check.integer("batch", batch, 0),)
+        B = () if batch is None else (check.integer("batch", batch, 0, check.MOST),)
         shape = (self.num_layers * self._directions, *B, self.hidden_size)
         return self._bundle(*(np.zeros(shape, self.dtype) for _ in self._letters))
 
@@ -273,6 +272,8 @@ class Recurrent(Parametrised, Generic[State]):
     # -------------------------------------------------------------------------------------------- the layer itself
 
     def __repr__(self) -> str:
+        import inspect  # takes longer than all of elman
+
         shown = [str(self.input_size), str(self.hidden_size)]
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, name, parameter.default)
@@ -378,7 +379,7 @@ class Recurrent(Parametrised, Generic[State]):
         """Dropout, in place: what is not kept is *assigned* 0, the rest scaled so that the mean stays."""
         if kept is not None:
             if self.dropout < 1:
-                with np.errstate(over="ignore"):
+                with np.errstate(all="ignore"):
                     a *= 1 / (1 - self.dropout)
             a[~kept] = 0
 
@@ -430,10 +431,9 @@ class Recurrent(Parametrised, Generic[State]):
         sizes = x.shape[:-1]
         apart = [("x_t", x)]
         for name, part in self._named_parts("state", state):
-            check.output(name, part, self.dtype, (L, *sizes, H), apart)
-            apart.append((name, part))
+            apart.append((name, check.output(name, part, self.dtype, (L, *sizes, H), apart)))
         if out is not None:
-            check.output("out", out, self.dtype, (*sizes, H), apart)
+            out = check.output("out", out, self.dtype, (*sizes, H), apart)
         parts = [part for _, part in apart[1:]]
         if batch:
             return x, parts, out

@@ -43,14 +43,13 @@ arguments raise TypeError or ValueError, naming the argument, before anything ha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _checks
-from ._types import Array, Arrays, Gradients, State, Weights
+from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
     "exp",
@@ -318,8 +317,7 @@ class _Moment(NamedTuple):
     saved: Arrays | None  # what the cell's step saved; None: backward takes the step again to have it
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class _Tape:
+class _Tape(NamedTuple):
     """What forward keeps for backward, in copies of its own. Nothing writes into it afterwards."""
 
     cell: _Cell
@@ -367,7 +365,7 @@ def _forward(
     reset = _checks.reset("reset", reset, (T, B))
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     if out is not None:
-        _checks.output("out", out, dtype, (T, B, D * H), [("x", x)] + [("state", part) for part in given])
+        out = _checks.output("out", out, dtype, (T, B, D * H), [("x", x)] + [("state", part) for part in given])
 
     ends = np.full(B, T) if lengths is None else lengths
     begins = np.zeros((T, B), bool) if reset is None else reset.astype(bool)
@@ -456,15 +454,15 @@ def _step(cell: _Cell, x: Array, state: State, stack: Sequence[Weights], out: Ar
             raise ValueError(f"{name}: expected {wanted}, got I = {I}, H = {H} of {dtype}")
         layers.append(_with_biases(directions[0]))
     L, I = len(layers), layers[0][0].shape[1]
-    x = _checks.array("x", x, dtype, ("B", I))
+    x = np.ascontiguousarray(_checks.array("x", x, dtype, ("B", I)))  # some BLAS round other strides differently
     B = len(x)
     parts = _checks.parts_of("state", state, cell.parts)
     others = [("x", x)]  # whatever the next array to be written may not overlap
     for letter, part in zip(cell.parts, parts, strict=True):
-        _checks.output(f"state: {letter}", part, dtype, (L, B, H), others)
-        others.append((f"state: {letter}", part))
+        others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, (L, B, H), others)))
+    parts = [part for _, part in others[1:]]
     if out is not None:
-        _checks.output("out", out, dtype, (B, H), others)
+        out = _checks.output("out", out, dtype, (B, H), others)
 
     after = []
     h_t = x
@@ -528,7 +526,7 @@ def _joined(parts: Sequence[Array]) -> Array | Arrays:
 # ------------------------------------------------------------------------------------------------ the public functions
 
 
-def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Any:
+def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (H, I), weight_hh (H, H), bias_ih (H,), bias_hh (H,)), float32 or
@@ -548,7 +546,7 @@ def rnn_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Array, _Tape | None]:
+) -> tuple[Array, Array, Tape | None]:
     """Run one recurrent layer over whole sequences: h_t = act(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), Elman 1990.
 
     x: (T, B, I). T and B may be 0.
@@ -567,7 +565,7 @@ def rnn_forward(
     return _quietly(_forward, _rnn(nonlinearity), x, state, weights, lengths, reset, training, recompute, out)
 
 
-def rnn_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `rnn_forward` recorded.
 
     tape: from `rnn_forward`. It is not changed and can be used again.
@@ -596,7 +594,7 @@ def rnn_step(
     return _quietly(_step, _rnn(nonlinearity), x, state, stack, out)
 
 
-def lstm_pack(weights: Weights) -> Any:
+def lstm_pack(weights: Weights) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (4H, I), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,)), gates in
@@ -615,7 +613,7 @@ def lstm_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Arrays, _Tape | None]:
+) -> tuple[Array, Arrays, Tape | None]:
     """Run one LSTM layer over whole sequences. With a = W_ih x_t + b_ih + W_hh h_(t-1) + b_hh, in blocks i, f, g, o:
 
         i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_g)    o = sigmoid(a_o)
@@ -640,7 +638,7 @@ def lstm_forward(
     return _quietly(_forward, _LSTM, x, state, weights, lengths, reset, training, recompute, out)
 
 
-def lstm_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
+def lstm_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `lstm_forward` recorded.
 
     tape: from `lstm_forward`. It is not changed and can be used again.
@@ -667,7 +665,7 @@ def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array |
     return _quietly(_step, _LSTM, x, state, stack, out)
 
 
-def gru_pack(weights: Weights, *, reset_after: bool = True) -> Any:
+def gru_pack(weights: Weights, *, reset_after: bool = True) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,)), gates in
@@ -687,7 +685,7 @@ def gru_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Array, _Tape | None]:
+) -> tuple[Array, Array, Tape | None]:
     """Run one GRU layer over whole sequences:
 
         r = sigmoid(W_ir x_t + b_ir + W_hr h_(t-1) + b_hr)
@@ -712,7 +710,7 @@ def gru_forward(
     return _quietly(_forward, _gru(reset_after), x, state, weights, lengths, reset, training, recompute, out)
 
 
-def gru_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `gru_forward` recorded.
 
     tape: from `gru_forward`. It is not changed and can be used again.
