@@ -14,6 +14,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy
 
 from numpy import empty as _empty, ndarray as _ndarray, zeros as _zeros
@@ -324,6 +325,12 @@ cdef inline bint overlap(const Py_buffer *a, const Py_buffer *b) noexcept:
     return <char *>a.buf < <char *>b.buf + b.len and <char *>b.buf < <char *>a.buf + a.len
 
 
+cdef int by_address(const void *a, const void *b) noexcept nogil:
+    cdef const char *p = (<const char **>a)[0]
+    cdef const char *q = (<const char **>b)[0]
+    return (p > q) - (p < q)
+
+
 cdef inline bint is_pair(state) noexcept:
     return PyTuple_Check(state) and PyTuple_GET_SIZE(state) == 2
 
@@ -469,6 +476,75 @@ cdef class Stack:
         finally:
             for i in range(opened):
                 PyBuffer_Release(&views[i])
+
+    def step_many(self, x, tuple states, out, int threads):
+        """One step of N streams: x (N, I), N states in place, each (L, H) or (L, 1, H), h or a tuple of h and c, and out
+        (N, H) or None. Returns out. The quick way only; two directions are not for it."""
+        cdef ptrdiff_t N = len(states), L = len(self.layers), row = self.H * self.cell.size, opened = 0, b, l
+        cdef int i
+        cdef elman_forward_call call
+        cdef Py_buffer *views = NULL  # x, out, the parts of every state
+        cdef Py_buffer *view
+        cdef char *memory = NULL  # the states as one batch: (L, N, H) of h, and of c
+        cdef const void **places = NULL
+        if self.D == 2 or N == 0 or (out is not None and not isinstance(out, _ndarray)):
+            return None
+        try:
+            views = <Py_buffer *>allocate((2 + self.states * N) * sizeof(Py_buffer))
+            PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+            opened = 1
+            if out is None:
+                out = _empty((N, self.H), self.dtype)
+            PyObject_GetBuffer(out, &views[1], WRITABLE)
+            opened = 2
+            if not is_plain(&views[0], self.item, 2, -1, N, self.I) or overlap(&views[0], &views[1]):
+                return None
+            if not is_plain(&views[1], self.item, 2, -1, N, self.H):
+                return None
+            places = <const void **>allocate(self.states * N * sizeof(void *))
+            for state in states:
+                if self.states == 2 and not is_pair(state):
+                    return None
+                for i in range(self.states):
+                    part, view = part_of(state, self.states, i), &views[opened]
+                    if not isinstance(part, _ndarray):
+                        return None
+                    PyObject_GetBuffer(part, view, WRITABLE)
+                    opened += 1
+                    if not (is_plain(view, self.item, 2, -1, L, self.H) or is_plain(view, self.item, 3, L, 1, self.H)):
+                        return None
+                    if overlap(view, &views[0]) or overlap(view, &views[1]):
+                        return None
+                    places[opened - 3] = view.buf
+            qsort(places, self.states * N, sizeof(void *), by_address)
+            for b in range(1, self.states * N):
+                if <const char *>places[b] < <const char *>places[b - 1] + L * row:
+                    return None
+            memory = allocate(self.states * L * N * row)
+            call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
+            call.y, call.y_t, call.y_b = views[1].buf, 0, self.H
+            call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, threads
+            for i in range(self.states):
+                call.state[i] = call.last[i] = memory + i * L * N * row
+                for b in range(N):
+                    for l in range(L):
+                        memcpy(<char *>call.last[i] + (l * N + b) * row,
+                               <char *>views[2 + b * self.states + i].buf + l * row, row)
+            self.run(1, N, &call, self.work * N > RELEASE_GIL)
+            for i in range(self.states):
+                for b in range(N):
+                    for l in range(L):
+                        memcpy(<char *>views[2 + b * self.states + i].buf + l * row,
+                               <char *>call.last[i] + (l * N + b) * row, row)
+            return out
+        except (AttributeError, TypeError, ValueError, BufferError):
+            return None
+        finally:
+            for b in range(opened):
+                PyBuffer_Release(&views[b])
+            PyMem_RawFree(views)
+            PyMem_RawFree(places)
+            PyMem_RawFree(memory)
 
     cdef int run(self, ptrdiff_t T, ptrdiff_t B, elman_forward_call *call, bint release) except -1:
         """The call's x, y, states, lengths, reset and threads are set."""

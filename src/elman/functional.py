@@ -351,15 +351,15 @@ def _step(cell, x, state, stack, out):
 class Inference:
     """Packed layers, one on top of the other, without a tape: what a layer calls and steps.
 
-    `step(x, state, out)` and `call(x, state, batch_first, threads)` are the quick ways for plain arguments: None says
-    that these need the care of `*_step` and of `run`.
+    `step(x, state, out)`, `step_many(x, states, out, threads)` and `call(x, state, batch_first, threads)` are the quick
+    ways for plain arguments: None says that these need the care of `*_step` and of `run`.
     """
 
     def __init__(self, stack: Sequence[Packed]):
         first = stack[0]
         self._stack = _kernels.Stack([w.packed for w in stack], first.dtype)
         self._run = first.kernels["infer"]
-        self.step, self.call = self._stack.step, self._stack.call
+        self.step, self.step_many, self.call = self._stack.step, self._stack.step_many, self._stack.call
 
     def run(self, x, parts, lengths, reset, out):
         """Checked arguments, time first; writes y into `out`, zero before, and the states over `parts`."""

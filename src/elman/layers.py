@@ -11,7 +11,7 @@ import importlib
 import math
 import numbers
 import warnings
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -268,6 +268,49 @@ class Recurrent(Parametrised, Generic[State]):
         x, parts, y = self._step_arguments(x_t, state, out)
         y = self._step(x, self._bundle(*parts), stack, out=y)
         return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
+
+    def step_many(self, x: ArrayLike, states: Sequence[Any], out: np.ndarray | None = None) -> np.ndarray:
+        """One step of N streams whose states are held apart, in one call: for a server with many voices.
+
+        x : (N, I), the input of each stream.
+        states : N states, changed in place, each from `zero_state()` or `zero_state(1)`; all of them different.
+        out : where to write the result, (N, H), sharing no memory with x and the states; None: a new array.
+
+        Returns the top layer's output, (N, H). Each stream gets the bits that `step` gives it alone, and the weights
+        are read once for all of them.
+
+        ValueError, TypeError: as `step`. After an error the states and `out` are as they were.
+
+        >>> states = [layer.zero_state() for _ in range(64)]
+        >>> y = layer.step_many(x, states)
+        """
+        stack, inference = self._snapshot.packed
+        if inference is not None and isinstance(states, (list, tuple)):
+            y = inference.step_many(x, tuple(states), out, get_num_threads())
+            if y is not None:
+                return y
+        if self.bidirectional:
+            raise ValueError("step_many: a bidirectional layer needs the whole sequence; expected bidirectional=False")
+        L, H = self.num_layers, self.hidden_size
+        checked = check.array("x", x, self.dtype, ("N", self.input_size))
+        N = len(checked)
+        if not isinstance(states, (list, tuple)):
+            raise TypeError(f"states: expected a list of {N} states, got {type(states).__name__}")
+        if len(states) != N:
+            raise ValueError(f"states: expected {N} states, one for each row of x, got {len(states)}")
+        apart = [("x", checked)]
+        for i, state in enumerate(states):
+            for name, part in self._named_parts(f"states[{i}]", state):
+                shape = (L, 1, H) if np.ndim(part) == 3 else (L, H)
+                apart.append((name, check.output(name, part, self.dtype, shape, apart)))
+        y = np.empty((N, H), self.dtype) if out is None else check.output("out", out, self.dtype, (N, H), apart)
+        each = [part.reshape(L, H) for _, part in apart[1:]]  # views, since no axis is merged
+        count = len(self._letters)
+        parts = [np.stack(each[i::count], axis=1) if N else np.empty((L, 0, H), self.dtype) for i in range(count)]
+        self._step(checked, self._bundle(*parts), stack, out=y)
+        for k, target in enumerate(each):
+            target[...] = parts[k % count][:, k // count]
+        return y if out is None else out
 
     # -------------------------------------------------------------------------------------------- the layer itself
 
