@@ -91,6 +91,25 @@ def test_wrong_onnx_model_is_caught(case, monkeypatch):
             peers.ready(case, "onnxruntime")
 
 
+@pytest.mark.parametrize("case", [c for c in SMALL if c.work != "train"], ids=lambda c: c.name)
+def test_wrong_chain_of_onnx_layers_is_caught(case, monkeypatch):
+    """Swapped directions; where there is one, swapped layers; where there is one of them too, a transposed matrix."""
+    skip_without("onnxruntime")
+    right = peers._onnx_weights
+
+    def wrong(case, data, k):
+        weights = right(case, data, k)
+        if case.bidirectional:
+            return {name: a[::-1] for name, a in weights.items()}
+        if case.layers > 1:
+            return weights | {"R": right(case, data, case.layers - 1 - k)["R"]}
+        return weights | {"R": weights["R"].transpose(0, 2, 1).reshape(weights["R"].shape)}
+
+    monkeypatch.setattr(peers, "_onnx_weights", wrong)
+    with pytest.raises(AssertionError, match="off by"):
+        peers.ready(case, "onnxruntime")
+
+
 @pytest.mark.parametrize("case", SMALL, ids=lambda c: c.name)
 def test_every_array_of_a_result_is_looked_at(case):
     for key, value in peers.truth(case).items():

@@ -306,6 +306,7 @@ def test_picture(tmp_path):
         (["--threads", "two"], "expected a whole number"),
         (["--threads", "99999"], "--threads: 99999 on"),
         (["--rounds", "-1"], "expected a whole number"),
+        (["--threads", "2", "--cpu"], "--cpu"),
         (["--match", "no such case"], "no case has 'no such case' in its name"),
         (["--json", "/no/such/folder/file"], "cannot write '/no/such/folder/file'"),
         (["--json", ""], "cannot write ''"),

@@ -16,7 +16,7 @@ from .worker import WorkerDied
 DESCRIPTION = """\
 Times elman on this machine beside PyTorch, ONNX Runtime and JAX, as far as they are installed, and beside what the
 machine could do at most. Every result is checked against the NumPy reference before it is timed; contestants take
-turns, figures are medians, in microseconds a call. Some minutes; with --all a quarter of an hour and more."""
+turns, figures are medians, in microseconds a call. Two minutes; with --all some more."""
 
 EPILOG = """\
 columns:
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The whole table. Returns 0, or 1 if a contestant failed or was wrong."""
     from . import measure, table
     from .cases import CASES
+    from .peers import peer_of
 
     cases = [case for case in CASES if arguments.match in case.name and (arguments.all or not case.slow)]
     _check(arguments, bool(cases))
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         machine = measure.machine() | {"time": "CPU" if arguments.cpu else "wall"}
         with measure.Bench(arguments.threads, arguments.rounds, arguments.cpu, arguments.all) as bench:
             contestants = {case: bench.contestants(case, arguments.alone) for case in cases}
-            present = {table.peer_of(name) for names in contestants.values() for name in names}
+            present = {peer_of(name) for names in contestants.values() for name in names}
             libraries = [library for library in table.COLUMNS if library in present]
             limits = bench.limits().report()
             for key, value in (machine | {"limits": f"one core: {table.limits(limits)}"}).items():
@@ -106,6 +107,8 @@ def _check(arguments: argparse.Namespace, some: bool) -> None:
     if not some:
         hint = "" if arguments.all else " (some are only there with --all)"
         raise BenchError(f"--match: no case has {arguments.match!r} in its name{hint}")
+    if arguments.cpu and arguments.threads > 1:
+        raise BenchError("--cpu: the time of all threads together says nothing about --threads")
     if arguments.threads > usable_cores():
         raise BenchError(f"--threads: {arguments.threads} on {usable_cores()} cores")
     for option, path in (("--json", arguments.json), ("--plot", arguments.plot)):

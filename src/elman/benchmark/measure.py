@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import statistics
+import time
 from typing import Any
 
 from .._config import config
@@ -17,6 +18,7 @@ from .worker import Worker, WorkerDied, fields_of
 
 TURN = 0.02  # seconds of repeated calls in one turn
 PATIENCE = 2.0  # seconds after which a contestant has had turns enough
+SETTLE = 0.02  # seconds after which the threads of whoever had the last turn sleep
 FEW = 3  # turns that everyone has, and all that the NumPy reference has
 
 
@@ -24,7 +26,7 @@ class Bench:
     """The worker processes of one table, started as they are needed. Close it, or use it as a context manager.
 
     With one thread all contestants live in one process, on one core. With more each peer has a process of its own:
-    the threads of its pool spin while they wait, on the cores that the next contestant is being measured on.
+    the threads of its pool spin for a while when it is done, on the cores of whoever comes next.
     """
 
     def __init__(self, threads: int = 1, rounds: int = 11, cpu: bool = False, everything: bool = False):
@@ -75,6 +77,8 @@ class Bench:
                 enough = FEW if name == "numpy" else max(FEW, math.ceil(PATIENCE / max(one, TURN)))
                 if turn < min(enough, self.rounds):
                     repeats = max(1, math.ceil(TURN / one))
+                    if self.threads > 1:
+                        time.sleep(SETTLE)
                     answer = self._worker(name).ask(do="time", name=name, repeats=repeats, cpu=self.cpu)
                     turns[name].append(answer["seconds"])
         for worker in self._workers.values():

@@ -15,6 +15,7 @@ MARKS = {
     "jax": ("#cc79a7", "^"),
     "numpy": ("#999999", "x"),
 }
+LIMIT = "limit of the machine"
 WIDTH, HEIGHT_OF_LINE, HEIGHT_OF_REST = 11.0, 0.21, 1.9  # inches
 
 
@@ -37,7 +38,9 @@ def draw(rows: list[dict[str, Any]], machine: dict[str, str], threads: int, path
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     many = f"{threads} thread{'s' * (threads > 1)}"
     title = f"elman {machine['elman']}; {many}, {machine['cpu']}; {machine['date']}"
-    legend = figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
+    order = sorted(handles, key=[*(COLUMNS[library] for library in MARKS), LIMIT].index)
+    shown = [handles[label] for label in order]
+    legend = figure.legend(shown, order, loc="outside upper center", ncols=len(order))
     legend.set(title=title, frame_on=False)
     figure.savefig(path, dpi=110)
 
@@ -49,7 +52,7 @@ def _draw_group(axes: Any, rows: list[dict[str, Any]]) -> None:
         rivals = [us for library, us in all_us.items() if library not in ("elman", "numpy")]
         if rivals and "elman" in all_us:  # the lead, or what is behind
             axes.plot([all_us["elman"], min(rivals)], [place, place], color="#dddddd", linewidth=5, zorder=1)
-        axes.plot(row["bound_us"], place, "|", color="black", markersize=11, label=_once(axes, "limit of the machine"))
+        axes.plot(row["bound_us"], place, "|", color="black", markersize=11, label=_once(axes, LIMIT))
     for library, (colour, mark) in MARKS.items():
         points = [(all_us[library], place) for place, all_us in zip(places, times, strict=True) if library in all_us]
         if points:

@@ -19,6 +19,7 @@ rate counts n times, which memory that cores share will not reach.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -154,7 +155,9 @@ def cache_sizes() -> dict[str, int]:
             sizes[f"L{level}"] = int(size[:-1]) << {"K": 10, "M": 20}[size[-1]]
     if not sizes and hasattr(os, "sysconf"):
         names = {"L1": "SC_LEVEL1_DCACHE_SIZE", "L2": "SC_LEVEL2_CACHE_SIZE", "L3": "SC_LEVEL3_CACHE_SIZE"}
-        sizes = {level: os.sysconf(name) for level, name in names.items() if name in os.sysconf_names}
+        for level, name in names.items():
+            with contextlib.suppress(OSError, ValueError):  # a name that is not known here
+                sizes[level] = os.sysconf(name)
     sizes = {level: size for level, size in sorted(sizes.items()) if size > 0}
     return sizes or USUAL_CACHES
 
