@@ -239,6 +239,7 @@ def test_table_and_json(one_case, tmp_path, capsys):
     assert report["limits"]["memories"][-1]["name"] == "DRAM"
     (row,) = report["rows"]
     assert row["target"] == 2 and row["us"].keys() == {"elman", "numpy"} and case_of(row["case"]) == CASE
+    assert all(0 < row["least_us"][name] <= us for name, us in row["us"].items())
     assert row["reached"] == pytest.approx(row["bound_us"] / row["us"]["elman"]) and row["errors"] == {}
 
 
@@ -273,7 +274,7 @@ def test_line_shows_the_best_of_each_library_and_whether_the_target_is_met():
         "1.00", "3.00", "-", "200", "3.00", ">2", "0.50", "L1", "0.50",
     ]  # fmt: skip
     assert "<4" in table.line(row(us, 3.0, 4), libraries)
-    assert table.line(row(us), libraries).split()[8] == "-"
+    assert table.line(row(us, target=4), libraries).split()[8:] == ["-", "0.50", "L1", "0.50"]
     assert len(table.head(libraries, 1)) == len(table.line(row(us, 3.0, 2), libraries))
 
 

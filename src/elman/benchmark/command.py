@@ -90,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
                 out.bar(done / len(cases), case.name)
                 rows.append(bench.row(case, contestants[case]))
                 out.print(table.line(rows[-1], libraries))
-        out.print("\n" + "\n".join(table.summary(rows)))
+        if ratios := table.summary(rows):
+            out.print("\n".join(["", *ratios]))
         if arguments.json:
             report = {"machine": machine, "threads": arguments.threads, "rounds": arguments.rounds, "limits": limits}
             with _opened(arguments.json) as file:

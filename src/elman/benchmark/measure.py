@@ -52,7 +52,8 @@ class Bench:
     def row(self, case: Case, names: list[str]) -> dict[str, Any]:
         """One line of the table; for a JSON file as it is.
 
-        `us` microseconds a call, the median of the turns, of each contestant; `errors` of those that have none.
+        `us` microseconds a call, the median of the turns, of each contestant, `least_us` that of its best turn;
+        `errors` of those that have none.
         `best` the fastest peer and `ratio` its time to elman's, `bound_us` and `bound_by` of roofline.bound, `reached`
         the bound's time to elman's: 1 is the limit of the machine.
         """
@@ -92,6 +93,7 @@ class Bench:
             "work": case.name,
             "case": fields_of(case),
             "us": us,
+            "least_us": {name: min(values) * 1e6 for name, values in turns.items()},
             "best": best,
             "ratio": rivals[best] / ours if best and ours else None,
             "target": case.target,
@@ -106,6 +108,8 @@ class Bench:
         found = [name for name in peers.contestants(case) if not peers.missing(name)]
         if not self.everything:
             found = [name for name in found if not peers.is_slow(case, name)]
+        if self.threads > 1:  # one thread is what the reference is made for
+            found.remove("numpy")
         return [name for name in found if name == "elman"] if alone else found
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ def _draw_group(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.set_yticks(places, [f"{label}  {ratio:>6}" for label, ratio in zip(labels, ratios, strict=True)], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter("{x:.10g}")
     axes.grid(axis="x", which="major", color="#cccccc", linewidth=0.6)
     axes.grid(axis="x", which="minor", color="#eeeeee", linewidth=0.4)
     axes.set_axisbelow(True)

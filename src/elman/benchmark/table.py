@@ -29,7 +29,7 @@ def head(libraries: list[str], threads: int) -> str:
 def line(row: dict[str, Any], libraries: list[str]) -> str:
     times = by_library(row["us"])
     ratio, target = row["ratio"], row["target"]
-    met = "" if target is None else f"{'<' if ratio is not None and ratio < target else '>'}{target:g}"
+    met = "" if target is None or ratio is None else f"{'<' if ratio < target else '>'}{target:g}"
     text = f"{row['work']:{WORK}}" + "".join(f"{_figure(times.get(library)):>9}" for library in libraries)
     text += f"{'-' if ratio is None else format(ratio, '.2f'):>8}{met:>7}"
     reached = "-" if row["reached"] is None else format(row["reached"], ".2f")
