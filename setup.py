@@ -5,6 +5,7 @@ ISA flags stand on targets/*.c alone, so that no instruction of theirs can leak 
 
 import os
 import platform
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
@@ -24,6 +25,8 @@ def instruction_sets():
     machine = os.environ.get("_PYTHON_HOST_PLATFORM") or os.environ.get("ARCHFLAGS") or platform.machine()
     machine = machine.lower()
     sets = {"c": ([], [])}
+    if re.search(r"\bi\d86", machine):
+        sets["c"] = (["-msse2", "-mfpmath=sse"], [])  # the x87 unit rounds twice
     if "x86_64" in machine or "amd64" in machine:
         sets |= X86
     elif "arm64" in machine or "aarch64" in machine:
@@ -33,7 +36,7 @@ def instruction_sets():
 
 # Of every file of csrc/; no product may become a fused one behind our back, no sum may be reordered.
 GCC_FLAGS = ["-O3", "-std=c11", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-GCC_FLAGS += ["-fvisibility=hidden"]
+GCC_FLAGS += ["-fno-fast-math", "-fvisibility=hidden"]  # the first against CFLAGS=-ffast-math
 MSVC_FLAGS = ["/O2", "/GL-", "/fp:precise", "/std:c11"]
 
 
@@ -49,6 +52,10 @@ def compilations(msvc=False):
         yield "f64", f"csrc/targets/{name}.c", [("ELMAN_F64", None)], common + flags
 
 
+if sys.platform == "darwin":  # a universal interpreter would compile each file for both machines at once
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+
+
 class BuildKernels(build_ext):
     def initialize_options(self):
         super().initialize_options()
@@ -62,13 +69,16 @@ class BuildKernels(build_ext):
             output_dir = os.path.join(self.build_temp, folder)
             return self.compiler.compile([source], output_dir, macros, extra_postargs=flags)
 
+        self.force = True  # the objects are new, whatever the times of the sources say of the library
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = sum(pool.map(compile, compilations(msvc)), [])
         for extension in self.extensions:
             extension.extra_objects = objects
             extension.extra_compile_args = MSVC_FLAGS if msvc else GCC_FLAGS
             if not msvc:
-                extension.extra_link_args = ["-pthread"] + (["-Wl,-s"] if sys.platform == "linux" else [])
+                extension.extra_link_args = ["-pthread", "-fno-fast-math"] + (
+                    ["-Wl,-s"] if sys.platform == "linux" else []
+                )
         super().build_extensions()
 
 

@@ -49,6 +49,7 @@ typedef struct {
     const unsigned char *reset; /* (T, B), 1: the state is zeroed before that step; NULL: never */
     ptrdiff_t *index;           /* (2*B + T + 1) scratch: see schedule.h */
     void *tape;                 /* (D, rows, slots, Hp): written by forward, read by backward; NULL: keep nothing */
+    int recompute;              /* the tape has only `states` slots; backward computes the others once more */
     void *scratch;              /* the size is the cell's forward_scratch or backward_scratch */
 } elman_layer;
 

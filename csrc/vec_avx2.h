@@ -3,6 +3,8 @@
 #define ELMAN_VEC_H
 #include <immintrin.h>
 
+#include <math.h>
+
 #include "real.h"
 
 #define ISA_NAME avx2
@@ -25,6 +27,10 @@ static inline vec v_min(vec a, vec b) { return _mm256_min_pd(a, b); }
 static inline vec v_max(vec a, vec b) { return _mm256_max_pd(a, b); }
 static inline vec v_abs(vec a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a); }
 static inline vec v_sign_of(vec a, vec s) { return _mm256_or_pd(a, _mm256_and_pd(_mm256_set1_pd(-0.0), s)); }
+static inline vec v_one_nan(vec a)
+{
+    return _mm256_blendv_pd(a, _mm256_set1_pd(NAN), _mm256_cmp_pd(a, a, _CMP_UNORD_Q));
+}
 static inline vec v_where_positive(vec s, vec a)
 {
     return _mm256_and_pd(_mm256_cmp_pd(s, _mm256_setzero_pd(), _CMP_GT_OQ), a);
@@ -51,6 +57,10 @@ static inline vec v_min(vec a, vec b) { return _mm256_min_ps(a, b); }
 static inline vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); }
 static inline vec v_abs(vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 static inline vec v_sign_of(vec a, vec s) { return _mm256_or_ps(a, _mm256_and_ps(_mm256_set1_ps(-0.0f), s)); }
+static inline vec v_one_nan(vec a)
+{
+    return _mm256_blendv_ps(a, _mm256_set1_ps(NAN), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
 static inline vec v_where_positive(vec s, vec a)
 {
     return _mm256_and_ps(_mm256_cmp_ps(s, _mm256_setzero_ps(), _CMP_GT_OQ), a);

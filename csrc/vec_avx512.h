@@ -3,6 +3,8 @@
 #define ELMAN_VEC_H
 #include <immintrin.h>
 
+#include <math.h>
+
 #include "real.h"
 
 #define ISA_NAME avx512
@@ -30,6 +32,10 @@ static inline vec v_sign_of(vec a, vec s)
     const __m512i sign = _mm512_set1_epi64((long long)0x8000000000000000ULL);
     return _mm512_castsi512_pd(_mm512_or_si512(_mm512_castpd_si512(a), _mm512_and_si512(_mm512_castpd_si512(s), sign)));
 }
+static inline vec v_one_nan(vec a)
+{
+    return _mm512_mask_mov_pd(a, _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q), _mm512_set1_pd(NAN));
+}
 static inline vec v_where_positive(vec s, vec a)
 {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(s, _mm512_setzero_pd(), _CMP_GT_OQ), a);
@@ -55,6 +61,10 @@ static inline vec v_sign_of(vec a, vec s)
 {
     const __m512i sign = _mm512_set1_epi32((int)0x80000000U);
     return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), _mm512_and_si512(_mm512_castps_si512(s), sign)));
+}
+static inline vec v_one_nan(vec a)
+{
+    return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm512_set1_ps(NAN));
 }
 static inline vec v_where_positive(vec s, vec a)
 {

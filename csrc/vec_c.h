@@ -4,6 +4,7 @@
  */
 #ifndef ELMAN_VEC_H
 #define ELMAN_VEC_H
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -77,6 +78,8 @@ static inline vec v_abs(vec a) { return vec_of(bits_of(a) & ~SIGN_BIT); }
 static inline vec v_sign_of(vec a, vec s) { return vec_of(bits_of(a) | (bits_of(s) & SIGN_BIT)); }
 /* s > 0 ? a : 0 */
 static inline vec v_where_positive(vec s, vec a) { return vec_of(MASK(s > (vec){0}) & bits_of(a)); }
+/* a, but every NaN the same one */
+static inline vec v_one_nan(vec a) { return pick(MASK(a == a), a, v_set1(NAN)); }
 /* 2^n for whole n in the range of normal numbers */
 static inline vec v_pow2(vec n) { return vec_of((bits_of(n + MAGIC) + EXPONENT_BIAS) << MANTISSA_BITS); }
 

@@ -3,6 +3,8 @@
 #define ELMAN_VEC_H
 #include <arm_neon.h>
 
+#include <math.h>
+
 #include "real.h"
 
 #define ISA_NAME neon
@@ -25,6 +27,7 @@ static inline vec v_min(vec a, vec b) { return vminq_f64(a, b); }
 static inline vec v_max(vec a, vec b) { return vmaxq_f64(a, b); }
 static inline vec v_abs(vec a) { return vabsq_f64(a); }
 static inline vec v_sign_of(vec a, vec s) { return vbslq_f64(vdupq_n_u64(0x8000000000000000ULL), s, a); }
+static inline vec v_one_nan(vec a) { return vbslq_f64(vceqq_f64(a, a), a, vdupq_n_f64(NAN)); }
 static inline vec v_where_positive(vec s, vec a)
 {
     return vreinterpretq_f64_u64(vandq_u64(vcgtzq_f64(s), vreinterpretq_u64_f64(a)));
@@ -51,6 +54,7 @@ static inline vec v_min(vec a, vec b) { return vminq_f32(a, b); }
 static inline vec v_max(vec a, vec b) { return vmaxq_f32(a, b); }
 static inline vec v_abs(vec a) { return vabsq_f32(a); }
 static inline vec v_sign_of(vec a, vec s) { return vbslq_f32(vdupq_n_u32(0x80000000U), s, a); }
+static inline vec v_one_nan(vec a) { return vbslq_f32(vceqq_f32(a, a), a, vdupq_n_f32(NAN)); }
 static inline vec v_where_positive(vec s, vec a)
 {
     return vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(s), vreinterpretq_u32_f32(a)));

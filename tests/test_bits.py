@@ -279,6 +279,49 @@ def test_a_layer_called_trained_stepped_and_in_pieces(isa, layer, dtype):
         assert layer(x[:, b])[0].tobytes() == y[:, b].tobytes()
 
 
+@each_dtype
+@each_cell
+def test_nan_meets_nan(isa, name, dtype):
+    """Which of two NaN the machine hands on, compilers decide anew for every loop: all of them are made one."""
+    T, B = 3, 7
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        p = problem(CELLS[name], T, B, 5, 17, dtype=dtype, seed=seed)
+        bits = p.x.view(f"u{p.x.itemsize}")
+        for a in (p.x, *p.state):
+            a[rng.random(a.shape) < 0.1] = np.inf
+            a[rng.random(a.shape) < 0.1] = -np.nan
+        nan = np.isnan(p.x)
+        bits[nan] += rng.integers(1, 1000, nan.sum()).astype(bits.dtype)  # other payloads
+        packed = dataclasses.replace(p, weights=p.cell.run(F, "pack", p.weights))
+        whole = results(packed, training=False)
+        assert np.isnan(whole["y"]).any()
+        assert_same_bytes({key: a for key, a in results(packed).items() if key in whole}, whole)
+        for b in range(B):
+            assert_same_bytes(results(part_of(packed, [b]), training=False), rows(whole, [b]))
+        check_steps(p, 1)
+
+
+@pytest.mark.parametrize("T, B, I, H", [(5, 70, 17, 33), (150, 2, 3, 5), (0, 3, 2, 2), (3, 0, 2, 2)], ids=str)
+@each_D
+@each_dtype
+@each_cell
+def test_gates_computed_again(isa, name, dtype, D, T, B, I, H):
+    rng = np.random.default_rng(0)
+    masks = {"lengths": rng.integers(0, T + 1, B), "reset": rng.random((T, B)) < 0.1}
+    for more in ({}, masks):
+        p = packed_problem(name, T, B, I, H, D, dtype, **more)
+        kept, again = (p.forward(F, recompute=recompute)[2] for recompute in (False, True))
+        slots, states = kept.weights.packed.slots, len(p.cell.parts)
+        assert again.kept.size * slots == kept.kept.size * states
+        before = again.kept.tobytes()
+        expected = p.backward(F, kept)
+        for threads in (1, 3):
+            with elman.threads(threads):
+                assert_same_bytes(p.backward(F, again), expected)
+        assert again.kept.tobytes() == before
+
+
 @pytest.mark.parametrize("masks", ["plain", "lengths", "reset", "lengths+reset"])
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])

@@ -395,8 +395,8 @@ def test_seconds_bound_the_training(corpus, capsys):
     start = time.perf_counter()
     assert main(["demo", str(corpus), "--hidden", "4", "--seconds", "0.3"]) == 0
     assert 0.3 < time.perf_counter() - start < 20
-    first, last = re.findall(r"^ +([\d.]+) s +[\d.]+  #", capsys.readouterr().out, re.M)[:: demo.LOOKS]
-    assert float(first) == 0 and 0.3 <= float(last) < 2
+    looks = [float(look) for look in re.findall(r"^ +([\d.]+) s +[\d.]+  #", capsys.readouterr().out, re.M)]
+    assert len(looks) >= 2 and looks[0] == 0 and 0.3 <= looks[-1] < 10
 
 
 def test_out_of_memory_is_an_error_and_no_traceback(corpus, capsys, monkeypatch):

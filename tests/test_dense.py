@@ -209,7 +209,7 @@ X = np.zeros((4, 3), np.float32)
 @pytest.mark.parametrize(
     "arguments, error, words",
     [
-        ((0, 2), ValueError, "in_features: expected at least 1, got 0"),
+        ((0, 2), ValueError, "in_features: expected 1 to 16777216, got 0"),
         ((3.0, 2), TypeError, "in_features: expected an integer"),
         ((3, -1), ValueError, "out_features"),
         ((3, True), TypeError, "out_features"),

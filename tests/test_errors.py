@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from backends import BACKENDS
 
+import elman
+from elman import _checks
 from elman.layers import GRU, LSTM, RNN, Tape
 
 T, B, I, H, L = 4, 3, 5, 6, 2
@@ -566,3 +568,70 @@ def test_nan_and_infinity_are_no_errors(backend, cell, value):
             y, state, tape = scene.layer.forward(x, lengths=lengths, reset=reset)
             dx, _, _ = scene.layer.backward(tape, np.ones_like(y))
         assert np.isnan(y[:, 0]).any() == np.isnan(value) and np.isfinite(y[:, 1:]).all()
+
+
+# ------------------------------------------------------------------------------------------ memory, and absurd sizes
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_arrays_between_one_another_do_not_overlap(backend):
+    """Only elements count, not the bounds of strided arrays."""
+    layer = elman.LSTM(4, 8, seed=0, backend=backend)
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    state, expected = np.zeros((1, 2, 16), np.float32), layer.zero_state(2)
+    shared = np.zeros((2, 12), np.float32)
+    shared[:, :4] = x
+    assert np.array_equal(layer.step(shared[:, :4], (state[..., :8], state[..., 8:]), out=shared[:, 4:]),
+                          layer.step(x, expected))  # fmt: skip
+    assert np.array_equal(state, np.concatenate(expected, axis=-1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_array_to_write_into_may_not_overlap_itself(backend):
+    layer = elman.GRU(4, 8, seed=0, backend=backend)
+    x = np.zeros((2, 4), np.float32)
+    folded = np.lib.stride_tricks.as_strided(np.zeros(16, np.float32), (1, 2, 8), (0, 16, 4))
+    with pytest.raises(ValueError, match="state: expected memory of its own for each element"):
+        layer.step(x, folded)
+    with pytest.raises(ValueError, match="out: expected memory of its own for each element"):
+        layer.step(x, layer.zero_state(2), out=np.lib.stride_tricks.as_strided(folded, (2, 8), (0, 4)))
+    _, _, tape = layer.forward(x[None])
+    grads = {name: np.zeros_like(w) for name, w in layer.params.items()}
+    grads["weight_hh_l0"] = np.lib.stride_tricks.as_strided(np.zeros(8, np.float32), (24, 8), (0, 4))
+    with pytest.raises(ValueError, match="grads: weight_hh_l0: expected memory of its own for each element"):
+        layer.backward(tape, grads=grads)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lists_of_arrays_are_not_cast_either(backend):
+    layer = elman.RNN(3, 2, seed=0, backend=backend)
+    x = np.ones((2, 4, 3))
+    with pytest.raises(TypeError, match="x: expected dtype float32, got float64"):
+        layer(list(x))
+    assert np.array_equal(layer(list(x.astype(np.float32)))[0], layer(x.tolist())[0])
+    with pytest.raises(ValueError, match="weight_ih_l0: expected finite"):
+        layer.load_params(dict(layer.params) | {"weight_ih_l0": [[1e300] * 3] * 2})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_absurd_sizes(backend):
+    for arguments, name in (((4, 2**62), "hidden_size"), ((2**62, 4), "input_size"), ((4, 4, 2**62), "num_layers")):
+        with pytest.raises(ValueError, match=f"{name}: expected 1 to"):
+            elman.LSTM(*arguments, backend=backend)
+    layer = elman.LSTM(1, 1, backend=backend)
+    with pytest.raises(ValueError, match="batch: expected 0 to"):
+        layer.zero_state(2**62)
+
+
+def test_no_sequences_for_a_very_long_time():
+    layer = elman.LSTM(1, 1)
+    for T in (10**12, 2**61 - 1):
+        _, _, tape = layer.forward(np.zeros((T, 0, 1), np.float32))
+        dx, _, grads = layer.backward(tape)
+        assert dx.shape == (T, 0, 1) and not any(g.any() for g in grads.values())
+
+
+def test_lengths_are_checked_on_a_copy():
+    """Another thread may write into the caller's array after the check, while the kernels read."""
+    given = np.full(3, 2, np.intp)
+    assert not np.shares_memory(_checks.lengths("lengths", given, 2, 3), given)

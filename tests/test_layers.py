@@ -798,6 +798,7 @@ def test_repr(backend):
     layer = make("rnn_relu", 3, 4, 2, bidirectional=True, batch_first=True, dropout=0.5, bias=False, backend=backend)
     assert repr(layer).startswith("RNN(3, 4, num_layers=2, nonlinearity='relu', bidirectional=True, batch_first=True, ")
     assert "dtype='float64'" in repr(layer)
+    assert ", dropout=0.5, bias=False, dtype='float64'" in repr(layer)
     assert "reset_after=False" in repr(make("gru_reset_before", backend=backend))
     rebuilt = eval(repr(layer), {"RNN": RNN})
     assert repr(rebuilt) == repr(layer)
@@ -832,3 +833,74 @@ def test_a_layer_is_freed(backend):
     count = sys.getrefcount(snapshot)
     del layer, tape
     assert sys.getrefcount(snapshot) == count - 1
+
+
+# ------------------------------------------------------------------------------------------------------- step_many
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("kind", [LSTM, GRU, RNN])
+def test_many_streams_in_one_call_have_the_bits_of_each_alone(backend, kind, layers):
+    layer = kind(5, 9, layers, seed=0, backend=backend)
+    N, rng = 21, np.random.default_rng(0)
+    alone = [layer.zero_state(1) for _ in range(N)]
+    together = [layer.zero_state() if i % 3 else layer.zero_state(1) for i in range(N)]
+    out = np.empty((N, 9), np.float32)
+    for t in range(4):
+        x = rng.standard_normal((N, 5)).astype(np.float32)
+        y = layer.step_many(x if t else x.tolist(), together, out if t % 2 else None)
+        assert (y is out) == bool(t % 2)
+        expected = np.concatenate([layer.step(x[[i]], alone[i]) for i in range(N)])
+        same_bits(y, expected, backend)
+        for a, b in zip(alone, together):
+            same_bits(np.ravel(a), np.ravel(b), backend)
+    assert np.ravel(alone[0]).any()
+    assert layer.step_many(np.empty((0, 5), np.float32), []).shape == (0, 9)
+
+
+def same_bits(a, b, backend):
+    """Equal bytes; the reference promises none (its BLAS sums in another order for another batch)."""
+    if backend == "compiled":
+        assert a.tobytes() == b.tobytes()
+    else:
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_many_streams_with_states_that_are_views(backend):
+    layer = LSTM(5, 9, 2, seed=0, backend=backend)
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    both = np.zeros((3, 2, 2, 9), np.float32)  # of each stream, layer, part
+    plain = [layer.zero_state() for _ in range(3)]
+    y = layer.step_many(x, [(s[:, 0], s[:, 1]) for s in both])
+    same_bits(y, layer.step_many(x, plain), backend)
+    same_bits(both, np.stack([np.stack(s, axis=1) for s in plain]), backend)
+
+
+def test_wrong_arguments_of_step_many_change_nothing(backend):
+    layer = LSTM(5, 9, 2, seed=0, backend=backend)
+    x = np.ones((3, 5), np.float32)
+    states = [layer.zero_state() for _ in range(3)]
+    twice = [states[0], states[1], states[0]]
+    frozen = layer.zero_state()
+    frozen.c.flags.writeable = False
+    whole = np.zeros((3, 45), np.float32)
+    cases = [
+        (TypeError, "x: expected dtype", (x.astype(np.float64), states)),
+        (ValueError, r"x: expected shape \(N, 5\)", (x[:, :4], states)),
+        (ValueError, r"x: expected shape \(N, 5\)", (x[0], states)),
+        (TypeError, "states: expected a list of 3 states, got ndarray", (x, np.zeros((3, 2, 9), np.float32))),
+        (ValueError, "states: expected 3 states, one for each row of x, got 2", (x, states[:2])),
+        (ValueError, r"states\[2\]: h: expected memory of its own", (x, twice)),
+        (TypeError, r"states\[1\]: c: expected a NumPy array", (x, [states[0], (states[1].h, None), states[2]])),
+        (TypeError, r"states\[1\]: expected \(h, c\)", (x, [states[0], states[1].h, states[2]])),
+        (ValueError, r"states\[1\]: c: expected a writable array", (x, [states[0], frozen, states[2]])),
+        (ValueError, r"states\[2\]: h: expected shape \(2, 1, 9\)", (x, [*states[:2], layer.zero_state(2)])),
+        (ValueError, r"out: expected shape \(3, 9\)", (x, states, np.zeros((3, 8), np.float32))),
+        (ValueError, "out: expected memory of its own, got .* overlaps x", (whole[:, :5], states, whole[:, 4:13])),
+    ]
+    for error, message, arguments in cases:
+        with pytest.raises(error, match=message):
+            layer.step_many(*arguments)
+        assert not any(np.any(part) for state in states for part in state)
+    with pytest.raises(ValueError, match="step_many: a bidirectional layer"):
+        LSTM(5, 9, bidirectional=True, backend=backend).step_many(x, states)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -299,7 +300,13 @@ SHARED = np.full(2, 9.0)
         ({"b": [1.0, 2.0]}, 1.0, TypeError, "grads: b: expected an array of float32 or float64, got a list"),
         ({"b": np.ones(2, int)}, 1.0, TypeError, "grads: b: "),
         ({"b": np.ones(2, np.float16)}, 1.0, TypeError, "grads: b: "),
-        ({"b": SHARED, "c": SHARED}, 1.0, ValueError, "grads: c: expected an array of its own, got that of grads: b"),
+        (
+            {"b": SHARED, "c": SHARED},
+            1.0,
+            ValueError,
+            "grads: c: expected memory of its own, got an array that overlaps grads: b",
+        ),
+        ({"b": SHARED[1:], "c": SHARED[:2]}, 1.0, ValueError, "grads: c: expected memory of its own"),
         ({}, 0, ValueError, "(max_norm|clip_value): expected above 0"),
         ({}, -1.0, ValueError, "max_norm|clip_value"),
         ({}, math.nan, ValueError, "max_norm|clip_value"),
@@ -321,3 +328,19 @@ def test_clipping_errors_change_nothing(clip, more, limit, error, words):
 def test_clipping_refuses_other_things(clip, grads):
     with pytest.raises(TypeError, match="grads"):
         clip(grads, 1.0)
+
+
+def test_optimisers_that_share_layers_in_another_order_do_not_wait_for_each_other():
+    a, b = Dense(2, 3, seed=0), Dense(2, 3, seed=1)
+
+    def steps(*layers):
+        optimizer = Adam(list(layers))
+        for _ in range(300):
+            optimizer.step([drawn(layer, 0) for layer in layers])
+
+    threads = [threading.Thread(target=steps, args=order, daemon=True) for order in ((a, b), (b, a))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()

@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 import time
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -111,6 +112,25 @@ def test_nothing_makes_params_writable(backend):
         layer.params = {}
     with pytest.raises(KeyError):
         params["weight"]
+    assert bytes_of(layer.params) == before
+
+
+def test_what_is_done_to_an_array_of_params_is_done_to_that_object_alone(backend):
+    layer = lstm(backend)
+    before, x = bytes_of(layer.params), np.ones((2, 1, layer.input_size), layer.dtype)
+    y, _, tape = layer.forward(x)
+    a, b, c = (layer.params["weight_ih_l0"] for _ in range(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of setting a shape
+        a.shape = (a.size,)
+        b.dtype = np.int32
+    c.__setstate__((1, c.shape, c.dtype, False, bytes(c.nbytes)))
+    assert not c.any()
+    assert bytes_of(layer.params) == before
+    assert np.array_equal(layer(x)[0], y)
+    assert layer.backward(tape, y)[2]["weight_ih_l0"].shape == layer.params["weight_ih_l0"].shape
+    with pytest.raises(TypeError, match="weight_hh_l0: expected dtype"), layer.edit() as p:
+        p["weight_hh_l0"].dtype = np.int32 if layer.dtype == np.float32 else np.int64
     assert bytes_of(layer.params) == before
 
 

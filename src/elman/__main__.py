@@ -22,7 +22,7 @@ def main(argv=None):
     before = None
     try:
         before = _on_terminate(_raise_terminated)
-        from . import demo  # here, so that an interrupt while NumPy loads is caught too
+        from . import demo
         from .benchmark import command as bench
 
         arguments = _parser(demo, bench).parse_args(argv)
@@ -33,6 +33,9 @@ def main(argv=None):
         return _INTERRUPTED
     except BrokenPipeError:  # `elman demo | head`: nobody reads any more, so say nothing, at exit neither
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # of writing to stdout: a full disk
+        print(f"elman: error: {error}", file=sys.stderr)
         return 1
     finally:
         _on_terminate(before)

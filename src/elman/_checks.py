@@ -10,6 +10,7 @@ import operator
 
 import numpy as np
 
+MOST = 2**24  # of a size that is given as a number; the bytes of a matrix of such sizes still fit 64 bits
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -84,17 +85,39 @@ def output(name, value, dtype, shape, apart_from=()):
         raise ValueError(f"{name}: expected a writable array, got a read-only one")
     if not value.flags.aligned or (value.size and value.strides[-1] != value.itemsize and value.shape[-1] > 1):
         raise ValueError(f"{name}: expected an aligned array with a dense last axis, got strides {value.strides}")
+    if not value.flags.c_contiguous and _overlaps_itself(value):
+        raise ValueError(f"{name}: expected memory of its own for each element, got strides {value.strides}")
     for other_name, other in apart_from:
-        if other is not None and np.may_share_memory(value, other):
+        if other is not None and overlap(value, other):
             raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other_name}")
-    return value
+    return value if type(value) is np.ndarray else value.view(np.ndarray)
+
+
+def overlap(a, b):
+    """Whether two arrays share an element, as far as it can be told quickly; else whether their bounds meet."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=1000)
+    except RuntimeError:  # TooHardError, which has moved between NumPy's modules
+        return True
+
+
+def _overlaps_itself(a):
+    """Whether it cannot be ruled out, axis by axis from the shortest stride on, that two elements are one."""
+    reach = a.itemsize
+    for stride, n in sorted((abs(stride), n) for stride, n in zip(a.strides, a.shape) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (n - 1)
+    return False
 
 
 def lengths(name, value, T, B):
     """None, or B integers from 0 to T as a dense intp array."""
     if value is None:
         return None
-    a = _whole_numbers(name, value, (B,))
+    a = np.array(_whole_numbers(name, value, (B,)))  # a copy: what is checked stays what it is
     if a.size and (int(a.min()) < 0 or int(a.max()) > T):
         bad = int(np.flatnonzero((a < 0) | (a > T))[0])
         raise ValueError(f"{name}: expected 0 to {T} (the steps of x), got {int(a[bad])} for sequence {bad}")
@@ -176,6 +199,7 @@ def parts_of(name, value, letters):
 
 def _converted(name, value, dtype):
     from_python = isinstance(value, (list, tuple, int, float)) and not isinstance(value, bool)
+    from_python = from_python and all(a.dtype.kind != "f" or a.dtype == dtype for a in _arrays_in(value))
     try:
         a = np.asarray(value)
     except Exception as error:
@@ -183,8 +207,18 @@ def _converted(name, value, dtype):
     if a.dtype.newbyteorder("=") == dtype:  # equal but for the byte order, or a subclass
         return np.asarray(a, dtype)
     if a.dtype.kind in "iu" or (from_python and a.dtype.kind == "f"):
-        return a.astype(dtype)
+        with np.errstate(all="ignore"):
+            return a.astype(dtype)
     raise TypeError(f"{name}: expected dtype {dtype}, got {a.dtype} (no silent casts: use .astype)")
+
+
+def _arrays_in(value):
+    """The NumPy arrays in nested lists."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _arrays_in(item)
 
 
 def _whole_numbers(name, value, shape, wanted="integers"):

@@ -11,11 +11,13 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy
 
-from numpy import empty as _empty, zeros as _zeros
+from numpy import empty as _empty, ndarray as _ndarray, zeros as _zeros
 
 cdef extern from "elman.h" nogil:
     int ELMAN_CELL_COUNT
@@ -38,6 +40,7 @@ cdef extern from "elman.h" nogil:
         const unsigned char *reset
         ptrdiff_t *index
         void *tape
+        int recompute
         void *scratch
 
     ctypedef struct elman_forward_call:
@@ -204,7 +207,8 @@ cdef inline const void *start_of(const real[:, :, ::1] a) noexcept:
 cdef void fill_layer(elman_layer *layer, Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
                      const unsigned char[:, ::1] reset, int threads):
     layer.T, layer.B, layer.I, layer.H = x.shape[0], x.shape[1], packed.I, packed.H
-    layer.directions, layer.weights, layer.tape, layer.scratch = packed.D, packed.weights, NULL, NULL
+    layer.directions, layer.weights = packed.D, packed.weights
+    layer.tape, layer.recompute, layer.scratch = NULL, 0, NULL
     fill_arrays[real](layer, x, lengths, reset, threads)
 
 
@@ -233,7 +237,7 @@ cdef char *allocate(ptrdiff_t size) except NULL:
 
 def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const real[:, :, ::1] c,
             const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset, int threads, real[:, :, :] y,
-            real[:, :, ::1] h_last, real[:, :, ::1] c_last, real[::1] tape):
+            real[:, :, ::1] h_last, real[:, :, ::1] c_last, real[::1] tape, bint recompute):
     cdef elman_forward_call call
     cdef char *index
     cdef char *scratch = NULL
@@ -241,7 +245,7 @@ def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const
         return
     fill_layer[real](&call.layer, packed, x, lengths, reset, threads)
     if tape is not None:
-        call.layer.tape = &tape[0]
+        call.layer.tape, call.layer.recompute = &tape[0], recompute
     call.state[0], call.state[1] = start_of[real](h), start_of[real](c)
     call.last[0], call.last[1] = &h_last[0, 0, 0], <void *>start_of[real](c_last)
     call.y = NULL
@@ -261,7 +265,7 @@ def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const
 
 
 def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset,
-             int threads, real[::1] tape, const real[:, :, :] dy, const real[:, :, ::1] dh_last,
+             int threads, real[::1] tape, bint recompute, const real[:, :, :] dy, const real[:, :, ::1] dh_last,
              const real[:, :, ::1] dc_last, real[:, :, ::1] dx, real[:, :, ::1] dh, real[:, :, ::1] dc,
              list dweights):
     cdef elman_backward_call call
@@ -271,7 +275,7 @@ def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
     cdef char *scratch = NULL
     cdef int d
     fill_layer[real](&call.layer, packed, x, lengths, reset, threads)
-    call.layer.tape = &tape[0]
+    call.layer.tape, call.layer.recompute = &tape[0], recompute
     call.dy = NULL
     if dy is not None and x.shape[0] and x.shape[1]:
         call.dy = &dy[0, 0, 0]
@@ -323,6 +327,21 @@ cdef inline bint overlap(const Py_buffer *a, const Py_buffer *b) noexcept:
     return <char *>a.buf < <char *>b.buf + b.len and <char *>b.buf < <char *>a.buf + a.len
 
 
+cdef int by_address(const void *a, const void *b) noexcept nogil:
+    cdef const char *p = (<const char **>a)[0]
+    cdef const char *q = (<const char **>b)[0]
+    return (p > q) - (p < q)
+
+
+cdef inline bint is_pair(state) noexcept:
+    return PyTuple_Check(state) and PyTuple_GET_SIZE(state) == 2
+
+
+cdef inline object part_of(state, int states, int i):
+    """h or c. Not state[i]: of a subclass of tuple that costs 0.1 us."""
+    return <object>PyTuple_GET_ITEM(state, i) if states == 2 else state
+
+
 @cython.final
 cdef class Stack:
     """Layers, one on top of the other, ready for inference. `step` and `call` are the quick ways for plain arguments: they
@@ -358,14 +377,15 @@ cdef class Stack:
         PyMem_RawFree(self.weights)
 
     def step(self, x, state, out):
-        """x (B, I) or (I,), state (L, B, H) or (L, H) in place (h, or a tuple or list of h and c), out (B, H) or (H,)
-        or None. Returns out. The quick way only; two directions are not for it."""
+        """x (B, I) or (I,), state (L, B, H) or (L, H) in place (h, or a tuple of h and c), out (B, H) or (H,) or None. Returns out. The quick way only; two directions are not for it."""
         cdef Py_buffer views[4]  # x, out, h, c
         cdef elman_forward_call call
         cdef ptrdiff_t B, L = len(self.layers)
         cdef int i, j, axes, opened = 0
         try:
-            if self.D == 2 or (self.states == 2 and (not isinstance(state, (tuple, list)) or len(state) != 2)):
+            if self.D == 2 or (self.states == 2 and not is_pair(state)):
+                return None
+            if out is not None and not isinstance(out, _ndarray):
                 return None
             if out is None:
                 out = _empty((x.shape[0], self.H) if x.ndim == 2 else self.H, self.dtype)
@@ -373,11 +393,12 @@ cdef class Stack:
             opened = 1
             PyObject_GetBuffer(out, &views[1], WRITABLE)
             opened = 2
-            PyObject_GetBuffer(state[0] if self.states == 2 else state, &views[2], WRITABLE)
-            opened = 3
-            if self.states == 2:
-                PyObject_GetBuffer(state[1], &views[3], WRITABLE)
-                opened = 4
+            for i in range(self.states):
+                part = part_of(state, self.states, i)
+                if not isinstance(part, _ndarray):
+                    return None
+                PyObject_GetBuffer(part, &views[2 + i], WRITABLE)
+                opened = 3 + i
             axes = views[0].ndim
             B = views[0].shape[0] if axes == 2 else 1
             if not 1 <= axes <= 2 or not is_plain(&views[0], self.item, axes, -1, -1, self.I):
@@ -425,14 +446,14 @@ cdef class Stack:
             if batch_first:
                 call.layer.x_t, call.layer.x_b = self.I, T * self.I
                 call.y_t, call.y_b = outputs, T * outputs
-            if self.states == 2 and state is not None and (not isinstance(state, (tuple, list)) or len(state) != 2):
+            if self.states == 2 and state is not None and not is_pair(state):
                 return None
             shape = (rows, B, self.H)
             if axes == 2:
                 shape = (rows, self.H)
             result = [_empty((*x.shape[:axes - 1], outputs), self.dtype)]
             for i in range(self.states):
-                given = state[i] if self.states == 2 and state is not None else state
+                given = None if state is None else part_of(state, self.states, i)
                 part = _zeros(shape, self.dtype)
                 PyObject_GetBuffer(part, &views[1], WRITABLE)
                 call.state[i] = call.last[i] = views[1].buf  # stays where it is as long as `part` lives
@@ -458,6 +479,75 @@ cdef class Stack:
             for i in range(opened):
                 PyBuffer_Release(&views[i])
 
+    def step_many(self, x, tuple states, out, int threads):
+        """One step of N streams: x (N, I), N states in place, each (L, H) or (L, 1, H), h or a tuple of h and c, and out
+        (N, H) or None. Returns out. The quick way only; two directions are not for it."""
+        cdef ptrdiff_t N = len(states), L = len(self.layers), row = self.H * self.cell.size, opened = 0, b, l
+        cdef int i
+        cdef elman_forward_call call
+        cdef Py_buffer *views = NULL  # x, out, the parts of every state
+        cdef Py_buffer *view
+        cdef char *memory = NULL  # the states as one batch: (L, N, H) of h, and of c
+        cdef const void **places = NULL
+        if self.D == 2 or N == 0 or (out is not None and not isinstance(out, _ndarray)):
+            return None
+        try:
+            views = <Py_buffer *>allocate((2 + self.states * N) * sizeof(Py_buffer))
+            PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+            opened = 1
+            if out is None:
+                out = _empty((N, self.H), self.dtype)
+            PyObject_GetBuffer(out, &views[1], WRITABLE)
+            opened = 2
+            if not is_plain(&views[0], self.item, 2, -1, N, self.I) or overlap(&views[0], &views[1]):
+                return None
+            if not is_plain(&views[1], self.item, 2, -1, N, self.H):
+                return None
+            places = <const void **>allocate(self.states * N * sizeof(void *))
+            for state in states:
+                if self.states == 2 and not is_pair(state):
+                    return None
+                for i in range(self.states):
+                    part, view = part_of(state, self.states, i), &views[opened]
+                    if not isinstance(part, _ndarray):
+                        return None
+                    PyObject_GetBuffer(part, view, WRITABLE)
+                    opened += 1
+                    if not (is_plain(view, self.item, 2, -1, L, self.H) or is_plain(view, self.item, 3, L, 1, self.H)):
+                        return None
+                    if overlap(view, &views[0]) or overlap(view, &views[1]):
+                        return None
+                    places[opened - 3] = view.buf
+            qsort(places, self.states * N, sizeof(void *), by_address)
+            for b in range(1, self.states * N):
+                if <const char *>places[b] < <const char *>places[b - 1] + L * row:
+                    return None
+            memory = allocate(self.states * L * N * row)
+            call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
+            call.y, call.y_t, call.y_b = views[1].buf, 0, self.H
+            call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, threads
+            for i in range(self.states):
+                call.state[i] = call.last[i] = memory + i * L * N * row
+                for b in range(N):
+                    for l in range(L):
+                        memcpy(<char *>call.last[i] + (l * N + b) * row,
+                               <char *>views[2 + b * self.states + i].buf + l * row, row)
+            self.run(1, N, &call, self.work * N > RELEASE_GIL)
+            for i in range(self.states):
+                for b in range(N):
+                    for l in range(L):
+                        memcpy(<char *>views[2 + b * self.states + i].buf + l * row,
+                               <char *>call.last[i] + (l * N + b) * row, row)
+            return out
+        except (AttributeError, TypeError, ValueError, BufferError):
+            return None
+        finally:
+            for b in range(opened):
+                PyBuffer_Release(&views[b])
+            PyMem_RawFree(views)
+            PyMem_RawFree(places)
+            PyMem_RawFree(memory)
+
     cdef int run(self, ptrdiff_t T, ptrdiff_t B, elman_forward_call *call, bint release) except -1:
         """The call's x, y, states, lengths, reset and threads are set."""
         cdef char on_stack[STACK_BYTES]
@@ -467,7 +557,8 @@ cdef class Stack:
         if B == 0:
             return 0
         call.layer.T, call.layer.B, call.layer.I, call.layer.H = T, B, self.I, self.H
-        call.layer.directions, call.layer.weights, call.layer.tape = self.D, self.weights, NULL
+        call.layer.directions, call.layer.weights = self.D, self.weights
+        call.layer.tape, call.layer.recompute = NULL, 0
         index = (elman_stack_index(&call.layer) * <ptrdiff_t>sizeof(ptrdiff_t) + 63) // 64 * 64
         needed = 64 + index + elman_stack_scratch(self.cell, layers, &call.layer) * self.cell.size
         if needed > STACK_BYTES:

@@ -34,7 +34,8 @@ class Params(Mapping):
         self._arrays = arrays
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._arrays[name]
+        a = self._arrays[name]
+        return np.ndarray(a.shape, a.dtype, a.base)  # another object each time: even its shape is nobody else's
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -43,7 +44,7 @@ class Params(Mapping):
         return len(self._arrays)
 
     def __reduce__(self):
-        return dict, (dict(self._arrays),)
+        return dict, (dict(self),)
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{name!r}: <{a.dtype} {a.shape}>" for name, a in self.items())
@@ -92,6 +93,9 @@ class Draft(MutableMapping):
 
     def _close(self) -> dict[str, np.ndarray]:
         arrays, self._arrays = self._open(), None
+        for name, a in arrays.items():
+            if a.dtype != self._params[name].dtype:
+                raise TypeError(f"{name}: expected dtype {self._params[name].dtype} as before, got {a.dtype}")
         return arrays
 
 
@@ -120,7 +124,7 @@ class Parametrised:
         self._bind()
         self._writing = ForkSafeLock()
         self._writer: tuple[int, int] | None = None  # process and thread
-        with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
+        with np.errstate(all="ignore"):  # what is too large for float32 is refused as infinite
             arrays = {name: np.asarray(a, self.dtype) for name, a in arrays.items()}
         self._swap({name: _frozen(name, a, self.dtype, a.shape) for name, a in arrays.items()})
         self.__dict__.setdefault("_fixed", frozenset(name for name in vars(self) if not name.startswith("_")))
@@ -243,6 +247,9 @@ class Parametrised:
         if name in vars(self).get("_fixed", ()):
             raise AttributeError(f"{name}: fixed when the layer was made; make another layer")
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name}: a layer's attributes cannot be deleted")
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in vars(self).items() if k not in self._not_pickled}

@@ -10,5 +10,9 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]  # float32 or float64
 Arrays: TypeAlias = tuple[Array, ...]
 State: TypeAlias = "Array | Arrays | None"  # h, or (h, c); None, whole or in part, is zeros
-Weights: TypeAlias = "Sequence[Sequence[Array | None]]"  # per direction (weight_ih, weight_hh, bias_ih, bias_hh)
+Packed: TypeAlias = Any  # what `*_pack` returns
+Tape: TypeAlias = Any  # what `*_forward` returns for `*_backward`
+Weights: TypeAlias = (
+    "Sequence[Sequence[Array | None]] | Packed"  # per direction (weight_ih, weight_hh, bias_ih, bias_hh)
+)
 Gradients: TypeAlias = "list[tuple[Array | None, ...]]"  # the same form

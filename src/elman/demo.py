@@ -114,7 +114,7 @@ def run(arguments):
         network = Network(arguments.cell, text.vocabulary, arguments.hidden, arguments.seed, arguments.backend)
         out.print(f"elman {__version__} demo: {type(network.layer).__name__} learns to write")
         out.print(f"  text      {text.description}")
-        out.print(f"            {len(text.vocabulary)} different characters, the last tenth of the text held out")
+        out.print(f"            {len(text.vocabulary) - 1} different characters, the last tenth of the text held out")
         out.print(f"  network   {network.layer!r}")
         out.print(f"            and {network.head!r}: {network.size:,} weights, {_machine(arguments.backend)}")
         seconds = arguments.seconds or (math.inf if arguments.steps else 30.0)
@@ -269,7 +269,7 @@ def unigram_entropy(codes):
     """Bits per character of the best prediction that knows how frequent each character is, and nothing else."""
     p = np.bincount(codes.ravel()) / codes.size
     p = p[p > 0]
-    return float(-(p * np.log2(p)).sum())
+    return float(-(p * np.log2(p)).sum()) + 0.0  # not -0.0
 
 
 # --------------------------------------------------------------------------------------------------------- training
@@ -287,7 +287,8 @@ class Trainer:
         self.entropy = unigram_entropy(self.held_out[1:])
         self.optimizer = Adam([network.layer, network.head], lr=LEARNING_RATE)
         self.done = 0
-        self.elapsed = 0.0
+        self._start = None
+        self._end = None
         self.state = None  # carried from one piece of the streams to the next
         self.looks = []  # (seconds, bits per character)
         self._at = 0
@@ -312,6 +313,11 @@ class Trainer:
         self._recent = bits if self._recent is None else 0.95 * self._recent + 0.05 * bits
 
     @property
+    def elapsed(self):
+        """Seconds of training, the looks between included."""
+        return 0.0 if self._start is None else (self._end or time.perf_counter()) - self._start
+
+    @property
     def progress(self):
         """0 to 1; of the steps where they are given, so that a seed and a number of steps decide everything."""
         return min(1.0, self.done / self.steps if self.steps else self.elapsed / self.seconds)
@@ -320,14 +326,14 @@ class Trainer:
         count = self.held_out[1:].size
         entropy = f"their unigram entropy is {self.entropy:.2f} (|)"
         out.print(f"\nbits per character on {count:,} held-out characters; {entropy}")
-        start = time.perf_counter()
+        self._start = time.perf_counter()
         self._look(out)
         while self.progress < 1 and self.elapsed < self.seconds:
             self.step()
-            self.elapsed = time.perf_counter() - start
             if self.progress < 1 and self.progress >= len(self.looks) / LOOKS:
                 self._look(out)
             out.bar(self.progress, self._status())
+        self._end = time.perf_counter()
         self._look(out)
 
     def _look(self, out):
@@ -400,7 +406,8 @@ def compare(network, batch, out):
     backwards, where_back = _furthest(grads, true_grads)
     ours = _median_seconds(lambda: both_ways(fast), 9)
     theirs = _median_seconds(lambda: both_ways(slow), 5)
-    out.print(f"  largest difference    outputs {forwards:.1e} ({where}), gradients {backwards:.1e} ({where_back})")
+    difference = f"outputs {forwards:.1e} ({where}), gradients {backwards:.1e} ({where_back})"
+    out.print(f"  largest difference    {difference} of the largest entry")
     times = f"kernels {ours * 1e3:.2f} ms, reference {theirs * 1e3:.2f} ms"
     out.print(f"  forward and backward  {times}: {theirs / ours:.1f} times faster")
 

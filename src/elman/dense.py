@@ -15,6 +15,10 @@ from ._parameters import Parametrised
 
 __all__ = ["Dense"]
 
+# Multiplications up to which OpenBLAS, NumPy's usual BLAS, does not wake its threads (interface/gemm.c: 4 * 65536).
+# They spin while they wait: where another process has the other cores, a product of 0.1 ms takes 16.
+ALONE = 262144
+
 
 class Dense(Parametrised):
     """An affine map of the last axis: y = x @ weight.T + bias, as torch.nn.Linear (textbooks: o_t = V h_t + c).
@@ -41,8 +45,8 @@ class Dense(Parametrised):
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
     ):
-        self.in_features = check.integer("in_features", in_features, 1)
-        self.out_features = check.integer("out_features", out_features, 1)
+        self.in_features = check.integer("in_features", in_features, 1, check.MOST)
+        self.out_features = check.integer("out_features", out_features, 1, check.MOST)
         self.bias = check.boolean("bias", bias)
         self.dtype = check.dtype_of("dtype", dtype)
         rng = np.random.default_rng(None if seed is None else check.integer("seed", seed, 0))
@@ -91,11 +95,13 @@ class Dense(Parametrised):
         if grads is not None:
             self._checked_grads(grads, (("dy", dy),))
         rows_x, rows_dy = tape.x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity travel without a warning
-            new = {"weight": rows_dy.T @ rows_x}
+        with np.errstate(all="ignore"):  # NaN and infinity travel without a warning
+            new = {"weight": np.zeros((self.out_features, self.in_features), self.dtype)}
+            for rows in self._blocks(len(rows_x)):
+                new["weight"] += rows_dy[rows].T @ rows_x[rows]
             if self.bias:
                 new["bias"] = rows_dy.sum(axis=0, dtype=np.float64).astype(self.dtype)
-            dx = (rows_dy @ tape.snapshot.params["weight"]).reshape(tape.x.shape)
+            dx = self._by_blocks(rows_dy, tape.snapshot.params["weight"]).reshape(tape.x.shape)
             return dx, self._accumulated(grads, new)
 
     def _checked(self, name, value, features):
@@ -106,11 +112,25 @@ class Dense(Parametrised):
         return check.array(name, value, self.dtype, (*leading, features))
 
     def _map(self, params, x):
-        with np.errstate(invalid="ignore", over="ignore"):
-            y = x.reshape(-1, self.in_features) @ params["weight"].T
+        with np.errstate(all="ignore"):
+            y = self._by_blocks(x.reshape(-1, self.in_features), params["weight"].T)
             if self.bias:
                 y += params["bias"]
         return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _by_blocks(self, rows, weight):
+        """rows @ weight"""
+        result = np.empty((len(rows), weight.shape[1]), self.dtype)
+        for block in self._blocks(len(rows)):
+            np.matmul(rows[block], weight, out=result[block])
+        return result
+
+    def _blocks(self, count):
+        """So many rows in slices that are small enough for BLAS to stay on this thread, where that is a few rows."""
+        most = ALONE // (self.in_features * self.out_features)
+        if most < 4:
+            most = max(1, count)
+        return [slice(start, start + most) for start in range(0, count, most)]
 
 
 class Tape:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from . import _checks, _config, _kernels
 from ._locks import ForkSafeLock
-from ._types import Array, Arrays, Gradients, State, Weights
+from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
     "exp", "gru_backward", "gru_forward", "gru_pack", "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
@@ -73,26 +73,27 @@ class PackedWeights:
         return -(-n // self.packed.lanes) * self.packed.lanes
 
 
-class Tape:
+class _Tape:
     """What a forward call keeps for its backward call; never changed."""
 
-    __slots__ = ("weights", "x", "lengths", "reset", "kept")
+    __slots__ = ("weights", "x", "lengths", "reset", "kept", "recompute")
 
-    def __init__(self, weights, x, lengths, reset, kept):
-        self.weights, self.x, self.lengths, self.reset, self.kept = weights, x, lengths, reset, kept
+    def __init__(self, weights, x, lengths, reset, kept, recompute):
+        self.weights, self.x, self.lengths, self.reset = weights, x, lengths, reset
+        self.kept, self.recompute = kept, recompute
 
 
-def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> PackedWeights:
+def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Packed:
     """Lay out the weights of an RNN layer once; the result goes wherever `weights` goes."""
     return _weights(_rnn(nonlinearity), weights)
 
 
-def lstm_pack(weights: Weights) -> PackedWeights:
+def lstm_pack(weights: Weights) -> Packed:
     """Lay out the weights of an LSTM layer once; the result goes wherever `weights` goes."""
     return _weights("lstm", weights)
 
 
-def gru_pack(weights: Weights, *, reset_after: bool = True) -> PackedWeights:
+def gru_pack(weights: Weights, *, reset_after: bool = True) -> Packed:
     """Lay out the weights of a GRU layer once; the result goes wherever `weights` goes."""
     return _weights(_gru(reset_after), weights)
 
@@ -100,29 +101,31 @@ def gru_pack(weights: Weights, *, reset_after: bool = True) -> PackedWeights:
 def rnn_forward(
     x: Array,
     state: State,
-    weights: Weights | PackedWeights,
+    weights: Weights,
     *,
     nonlinearity: str = "tanh",
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Array, Tape | None]:
     """h' = phi(W_ih x + b_ih + W_hh h + b_hh) for every step: see `lstm_forward`; state is h (D, B, H).
 
     nonlinearity: phi, "tanh", "relu" or "sigmoid".
     """
-    return _forward(_rnn(nonlinearity), x, state, weights, lengths, reset, training, out)
+    return _forward(_rnn(nonlinearity), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def lstm_forward(
     x: Array,
     state: State,
-    weights: Weights | PackedWeights,
+    weights: Weights,
     *,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Arrays, Tape | None]:
     """Run an LSTM layer over whole sequences.
@@ -134,30 +137,33 @@ def lstm_forward(
               y is 0; the second direction starts at the last true step.
     reset:    (T, B) bool: the state is assigned zero before step t. The second direction is cut between t and t - 1.
     training: keep a tape for `lstm_backward`
+    recompute: keep only the state before each step (2 of 6 arrays; GRU 1 of 5, with reset before 1 of 4; RNN 1 of 2)
+              and let `lstm_backward` compute the rest again: a third more work, the same bits
     out:      (T, B, D*H) to write y into
     Returns y (T, B, D*H), the state (h, c) after the last true steps, each (D, B, H), and the tape or None.
     Raises TypeError and ValueError naming the argument, before anything is written.
     Equations: csrc/cells/lstm.inc, elman.reference.
     """
-    return _forward("lstm", x, state, weights, lengths, reset, training, out)
+    return _forward("lstm", x, state, weights, lengths, reset, training, recompute, out)
 
 
 def gru_forward(
     x: Array,
     state: State,
-    weights: Weights | PackedWeights,
+    weights: Weights,
     *,
     reset_after: bool = True,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, Array, Tape | None]:
     """Run a GRU layer over whole sequences: see `lstm_forward`; state is h (D, B, H), gates in the order r, z, n.
 
     reset_after: whether r multiplies after the recurrent product (PyTorch) or before it (the default of ONNX).
     """
-    return _forward(_gru(reset_after), x, state, weights, lengths, reset, training, out)
+    return _forward(_gru(reset_after), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
@@ -185,7 +191,7 @@ def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = Non
 def rnn_step(
     x: Array,
     state: Array,
-    stack: Sequence[Weights | PackedWeights],
+    stack: Sequence[Weights],
     *,
     nonlinearity: str = "tanh",
     out: Array | None = None,
@@ -194,7 +200,7 @@ def rnn_step(
     return _step(_rnn(nonlinearity), x, state, stack, out)
 
 
-def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights | PackedWeights], *, out: Array | None = None) -> Array:
+def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array | None = None) -> Array:
     """One step of L stacked one-direction layers, in place.
 
     x:     (B, I)
@@ -209,7 +215,7 @@ def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights | PackedWeights],
 def gru_step(
     x: Array,
     state: Array,
-    stack: Sequence[Weights | PackedWeights],
+    stack: Sequence[Weights],
     *,
     reset_after: bool = True,
     out: Array | None = None,
@@ -249,9 +255,9 @@ def _weights(cell, weights, name="weights"):
     return weights
 
 
-def _forward(cell, x, state, weights, lengths, reset, training, out):
+def _forward(cell, x, state, weights, lengths, reset, training, recompute, out):
     w = _weights(cell, weights)
-    training = _checks.boolean("training", training)
+    training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     dtype, H, D = w.dtype, w.H, w.D
     x = _checks.array("x", x, dtype, ("T", "B", w.I))
     T, B, _ = x.shape
@@ -269,16 +275,18 @@ def _forward(cell, x, state, weights, lengths, reset, training, out):
         x = np.array(x, order="C")
         lengths, reset = (None if a is None else a.copy() for a in (lengths, reset))
         rows = T * B if lengths is None else int(lengths.sum())
-        kept = _aligned(D * rows * w.packed.slots * w._padded(H), dtype)
-        tape = Tape(w, x, lengths, reset, kept)
+        kept = _aligned(D * rows * (w.packed.states if recompute else w.packed.slots) * w._padded(H), dtype)
+        tape = _Tape(w, x, lengths, reset, kept, recompute)
     h_last = np.empty((D, B, H), dtype)
     c_last = np.empty((D, B, H), dtype) if w.packed.states == 2 else None
-    w.kernels["forward"](w.packed, x, h, c, lengths, reset, _config.get_num_threads(), y, h_last, c_last, kept)
+    w.kernels["forward"](
+        w.packed, x, h, c, lengths, reset, _config.get_num_threads(), y, h_last, c_last, kept, recompute
+    )
     return y, _bundled([h_last, c_last]), tape
 
 
 def _backward(family, tape, dy, dstate):
-    if type(tape) is not Tape or not tape.weights.cell.startswith(family):
+    if type(tape) is not _Tape or not tape.weights.cell.startswith(family):
         raise TypeError(f"tape: expected the tape of {family}_forward, got {_named(tape)}")
     w, x = tape.weights, tape.x
     dtype, H, D = w.dtype, w.H, w.D
@@ -286,14 +294,18 @@ def _backward(family, tape, dy, dstate):
     if dy is not None:
         dy = _checks.array("dy", dy, dtype, (T, B, D * H))
     dh_last, dc_last = _state("dstate", dstate, w, (D, B, H))
+    if B == 0:
+        dweights = [tuple(None if a is None else np.zeros_like(a) for a in arrays) for arrays in w.arrays]
+        empty = [np.empty((D, 0, H), dtype) for _ in w.letters]
+        return np.empty((T, 0, I), dtype), _bundled(empty), dweights
     packed = w.for_backward()
     dx = (np.empty if tape.lengths is None else np.zeros)((T, B, I), dtype)
     dh = np.empty((D, B, H), dtype)
     dc = np.empty((D, B, H), dtype) if packed.states == 2 else None
     dweights = [tuple(None if a is None else np.empty_like(a) for a in arrays) for arrays in w.arrays]
     w.kernels["backward"](
-        packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, dy, dh_last, dc_last,
-        dx, dh, dc, dweights,
+        packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, tape.recompute, dy, dh_last,
+        dc_last, dx, dh, dc, dweights,
     )  # fmt: skip
     return dx, _bundled([dh, dc]), dweights
 
@@ -320,8 +332,10 @@ def _step(cell, x, state, stack, out):
     parts = _checks.parts_of("state", state, first.letters)
     apart_from = [("x", x)]
     for letter, part in zip(first.letters, parts):
-        _checks.output(f"state: {letter}", part, first.dtype, shape, apart_from)
-        apart_from.append((f"state: {letter}", part))
+        apart_from.append(
+            (f"state: {letter}", _checks.output(f"state: {letter}", part, first.dtype, shape, apart_from))
+        )
+    parts = [part for _, part in apart_from[1:]]
     if out is None:
         y = np.empty(shape[1:], first.dtype)
     else:
@@ -337,15 +351,15 @@ def _step(cell, x, state, stack, out):
 class Inference:
     """Packed layers, one on top of the other, without a tape: what a layer calls and steps.
 
-    `step(x, state, out)` and `call(x, state, batch_first, threads)` are the quick ways for plain arguments: None says
-    that these need the care of `*_step` and of `run`.
+    `step(x, state, out)`, `step_many(x, states, out, threads)` and `call(x, state, batch_first, threads)` are the quick
+    ways for plain arguments: None says that these need the care of `*_step` and of `run`.
     """
 
-    def __init__(self, stack: Sequence[PackedWeights]):
+    def __init__(self, stack: Sequence[Packed]):
         first = stack[0]
         self._stack = _kernels.Stack([w.packed for w in stack], first.dtype)
         self._run = first.kernels["infer"]
-        self.step, self.call = self._stack.step, self._stack.call
+        self.step, self.step_many, self.call = self._stack.step, self._stack.step_many, self._stack.call
 
     def run(self, x, parts, lengths, reset, out):
         """Checked arguments, time first; writes y into `out`, zero before, and the states over `parts`."""
@@ -386,11 +400,15 @@ def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
 
 
 def _frozen(array):
-    """The array itself if nobody can write to it (its memory is a bytes object), otherwise a copy."""
-    if array is None or isinstance(getattr(array.base, "obj", array.base), bytes):
-        return array
+    """An array that nobody else has or can write to: over the same memory if that is one whole bytes object, else a
+    copy."""
+    if array is None:
+        return None
+    memory = getattr(array.base, "obj", array.base)
+    if isinstance(memory, bytes) and len(memory) == array.nbytes:
+        return np.ndarray(array.shape, array.dtype, memory)
     return array.copy()
 
 
 def _named(value):
-    return f"a tape of {value.weights.cell}" if type(value) is Tape else type(value).__name__
+    return f"a tape of {value.weights.cell}" if type(value) is _Tape else type(value).__name__

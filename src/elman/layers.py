@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import copy
 import importlib
-import inspect
 import math
 import numbers
 import warnings
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -83,9 +82,9 @@ class Recurrent(Parametrised, Generic[State]):
     def __init__(
         self, input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
     ):
-        self.input_size = I = check.integer("input_size", input_size, 1)
-        self.hidden_size = H = check.integer("hidden_size", hidden_size, 1)
-        self.num_layers = L = check.integer("num_layers", num_layers, 1)
+        self.input_size = I = check.integer("input_size", input_size, 1, check.MOST)
+        self.hidden_size = H = check.integer("hidden_size", hidden_size, 1, check.MOST)
+        self.num_layers = L = check.integer("num_layers", num_layers, 1, check.MOST)
         self.bidirectional = check.boolean("bidirectional", bidirectional)
         self.batch_first = check.boolean("batch_first", batch_first)
         self.dropout = _number("dropout", dropout, 0.0, 1.0)
@@ -141,7 +140,8 @@ class Recurrent(Parametrised, Generic[State]):
                 return result[0], self._bundle(*result[1:])
         layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
         if inference is None:
-            y, final, _ = self._run(stack, layout, below, given, lengths, reset, [None] * (self.num_layers - 1), False)
+            nothing_dropped = [None] * (self.num_layers - 1)
+            y, final, _ = self._run(stack, layout, below, given, lengths, reset, nothing_dropped, training=False)
             return y, final
         T, B, _ = below.shape
         shape = (self.num_layers * self._directions, B, self.hidden_size)
@@ -158,12 +158,15 @@ class Recurrent(Parametrised, Generic[State]):
         lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         rng: int | np.random.Generator | None = None,
+        recompute: bool = False,
     ) -> tuple[np.ndarray, State, Tape]:
         """As a call, with dropout between the layers, and a tape for `backward`. The layer stays unchanged.
 
         x, state, lengths, reset : as in a call. They may be edited afterwards; the tape has what it needs.
         rng : where dropout's masks come from: None is the layer's own generator (started from `seed`), a whole number
             or a `numpy.random.Generator` makes them repeatable.
+        recompute : True keeps only the inputs and states of each step and lets `backward` compute the gates again: for
+            long sequences. The same bits, a third of an LSTM's tape, a sixth more time for both calls together.
 
         Returns (y, state, tape).
 
@@ -171,11 +174,15 @@ class Recurrent(Parametrised, Generic[State]):
         """
         snapshot = self._snapshot
         layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
+        recompute = check.boolean("recompute", recompute)
         if rng is not None and not isinstance(rng, np.random.Generator):
             rng = np.random.default_rng(check.integer("rng", rng, 0))
         T, B, _ = below.shape
         kept = self._draw(T, B, rng)
-        y, final, tapes = self._run(snapshot.packed[0], layout, below, given, lengths, reset, kept, True)
+        stack, _ = snapshot.packed
+        y, final, tapes = self._run(
+            stack, layout, below, given, lengths, reset, kept, training=True, recompute=recompute
+        )
         return y, final, Tape(self, snapshot, layout, T, B, tapes, kept)
 
     def backward(
@@ -231,7 +238,7 @@ class Recurrent(Parametrised, Generic[State]):
 
         >>> state = layer.zero_state(3)
         """
-        B = () if batch is None else (check.integer("batch", batch, 0),)
+        B = () if batch is None else (check.integer("batch", batch, 0, check.MOST),)
         shape = (self.num_layers * self._directions, *B, self.hidden_size)
         return self._bundle(*(np.zeros(shape, self.dtype) for _ in self._letters))
 
@@ -262,9 +269,54 @@ class Recurrent(Parametrised, Generic[State]):
         y = self._step(x, self._bundle(*parts), stack, out=y)
         return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
 
+    def step_many(self, x: ArrayLike, states: Sequence[Any], out: np.ndarray | None = None) -> np.ndarray:
+        """One step of N streams whose states are held apart, in one call: for a server with many voices.
+
+        x : (N, I), the input of each stream.
+        states : N states, changed in place, each from `zero_state()` or `zero_state(1)`; all of them different.
+        out : where to write the result, (N, H), sharing no memory with x and the states; None: a new array.
+
+        Returns the top layer's output, (N, H). Each stream gets the bits that `step` gives it alone, and the weights
+        are read once for all of them.
+
+        ValueError, TypeError: as `step`. After an error the states and `out` are as they were.
+
+        >>> states = [layer.zero_state() for _ in range(64)]
+        >>> y = layer.step_many(x, states)
+        """
+        stack, inference = self._snapshot.packed
+        if inference is not None and isinstance(states, (list, tuple)):
+            y = inference.step_many(x, tuple(states), out, get_num_threads())
+            if y is not None:
+                return y
+        if self.bidirectional:
+            raise ValueError("step_many: a bidirectional layer needs the whole sequence; expected bidirectional=False")
+        L, H = self.num_layers, self.hidden_size
+        checked = check.array("x", x, self.dtype, ("N", self.input_size))
+        N = len(checked)
+        if not isinstance(states, (list, tuple)):
+            raise TypeError(f"states: expected a list of {N} states, got {type(states).__name__}")
+        if len(states) != N:
+            raise ValueError(f"states: expected {N} states, one for each row of x, got {len(states)}")
+        apart = [("x", checked)]
+        for i, state in enumerate(states):
+            for name, part in self._named_parts(f"states[{i}]", state):
+                shape = (L, 1, H) if np.ndim(part) == 3 else (L, H)
+                apart.append((name, check.output(name, part, self.dtype, shape, apart)))
+        y = np.empty((N, H), self.dtype) if out is None else check.output("out", out, self.dtype, (N, H), apart)
+        each = [part.reshape(L, H) for _, part in apart[1:]]  # views, since no axis is merged
+        count = len(self._letters)
+        parts = [np.stack(each[i::count], axis=1) if N else np.empty((L, 0, H), self.dtype) for i in range(count)]
+        self._step(checked, self._bundle(*parts), stack, out=y)
+        for k, target in enumerate(each):
+            target[...] = parts[k % count][:, k // count]
+        return y if out is None else out
+
     # -------------------------------------------------------------------------------------------- the layer itself
 
     def __repr__(self) -> str:
+        import inspect  # takes longer than all of elman
+
         shown = [str(self.input_size), str(self.hidden_size)]
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, name, parameter.default)
@@ -331,7 +383,7 @@ class Recurrent(Parametrised, Generic[State]):
             reset = _time_major(check.reset("reset", reset, _sizes(layout, T, B)), layout)
         return layout, below, given, lengths, reset
 
-    def _run(self, stack, layout, below, given, lengths, reset, kept, training):
+    def _run(self, stack, layout, below, given, lengths, reset, kept, **options):
         """Layer by layer: y, the final state and the tapes."""
         T, B, _ = below.shape
         L = self.num_layers
@@ -344,8 +396,8 @@ class Recurrent(Parametrised, Generic[State]):
                 stack[k],
                 lengths=lengths,
                 reset=reset,
-                training=training,
                 out=_time_major(y, layout) if k == L - 1 else None,
+                **options,
             )
             if k < L - 1:
                 self._drop(below, kept[k])
@@ -370,7 +422,7 @@ class Recurrent(Parametrised, Generic[State]):
         """Dropout, in place: what is not kept is *assigned* 0, the rest scaled so that the mean stays."""
         if kept is not None:
             if self.dropout < 1:
-                with np.errstate(over="ignore"):
+                with np.errstate(all="ignore"):
                     a *= 1 / (1 - self.dropout)
             a[~kept] = 0
 
@@ -422,10 +474,9 @@ class Recurrent(Parametrised, Generic[State]):
         sizes = x.shape[:-1]
         apart = [("x_t", x)]
         for name, part in self._named_parts("state", state):
-            check.output(name, part, self.dtype, (L, *sizes, H), apart)
-            apart.append((name, part))
+            apart.append((name, check.output(name, part, self.dtype, (L, *sizes, H), apart)))
         if out is not None:
-            check.output("out", out, self.dtype, (*sizes, H), apart)
+            out = check.output("out", out, self.dtype, (*sizes, H), apart)
         parts = [part for _, part in apart[1:]]
         if batch:
             return x, parts, out

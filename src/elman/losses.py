@@ -45,7 +45,7 @@ def softmax_cross_entropy(
 
     rows = logits.reshape(-1, classes)
     picked = np.arange(len(rows)), targets.reshape(-1)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         peak = rows.max(axis=1, keepdims=True)
         dlogits = np.exp(rows - peak)
         total = dlogits.sum(axis=1, keepdims=True, dtype=np.float64)

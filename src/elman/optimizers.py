@@ -94,8 +94,10 @@ class Adam:
         root = math.sqrt(1 - self._betas[1] ** t)
         moments = []
         with contextlib.ExitStack() as edits, np.errstate(all="ignore"):  # an error leaves every layer as it was
+            # One order for all optimisers: two that share layers would else wait for each other for ever.
+            drafts = {id(layer): edits.enter_context(layer.edit()) for layer in sorted(self._layers, key=id)}
             for i, layer in enumerate(self._layers):
-                weights = edits.enter_context(layer.edit())
+                weights = drafts[id(layer)]
                 moments.append({})
                 for name, g in all_grads[i].items():
                     m, v = moments[i][name] = self._moved(self._moments[i][name], g)
@@ -158,8 +160,9 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
     arrays = _arrays(grads)
     norm = _norm(arrays)
     if math.isfinite(norm) and norm > max_norm:
-        for g in arrays:
-            g *= max_norm / norm
+        with np.errstate(all="ignore"):
+            for g in arrays:
+                g *= max_norm / norm
     return norm
 
 
@@ -176,14 +179,14 @@ def clip_grad_value(grads: Grads, clip_value: float) -> None:
     """
     clip_value = _number("clip_value", clip_value, 0, open_below=True)
     for g in _arrays(grads):
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             limit = g.dtype.type(clip_value)
         np.clip(g, -limit, limit, out=g)
 
 
 def _norm(arrays):
     """The Euclidean norm over all arrays, in float64; scaled where the plain squares overflow or vanish."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         total = sum(_sum_of_squares(g) for g in arrays)
         if 1e-280 < total < math.inf:
             return math.sqrt(total)
@@ -197,7 +200,7 @@ def _sum_of_squares(g, unit=1.0):
     flat = g.ravel().astype(np.float64)
     if unit != 1.0:
         flat /= unit
-    return float(np.dot(flat, flat))
+    return float(np.einsum("i,i", flat, flat))  # not np.dot: its threads spin, and a busy machine stands still
 
 
 def _check_finite(name, g):
@@ -214,7 +217,7 @@ def _arrays(grads):
     single = isinstance(grads, Mapping)
     if not single and not isinstance(grads, (list, tuple)):
         raise TypeError(f"grads: expected a dict of arrays or a list of such dicts, got {_checks._kind(grads)}")
-    arrays, seen = [], {}
+    arrays, seen = [], []
     for i, given in enumerate([grads] if single else grads):
         where = "grads" if single else f"grads[{i}]"
         if not isinstance(given, Mapping):
@@ -225,9 +228,10 @@ def _arrays(grads):
                 raise TypeError(f"{name}: expected an array of float32 or float64, got {_checks._kind(g)}")
             if not g.flags.writeable:
                 raise ValueError(f"{name}: expected a writable array, got a read-only one")
-            if id(g) in seen:
-                raise ValueError(f"{name}: expected an array of its own, got that of {seen[id(g)]}")
-            seen[id(g)] = name
+            for other_name, other in seen:
+                if other is g or _checks.overlap(other, g):
+                    raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other_name}")
+            seen.append((name, g))
             arrays.append(g)
     return arrays
 

@@ -43,14 +43,13 @@ arguments raise TypeError or ValueError, naming the argument, before anything ha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _checks
-from ._types import Array, Arrays, Gradients, State, Weights
+from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
     "exp",
@@ -315,11 +314,10 @@ class _Moment(NamedTuple):
     cut: Array  # (n, 1) whether the state was zeroed before the step
     x_t: Array  # (n, I)
     state: Arrays  # (n, H) each: the state the step started from
-    saved: Arrays  # what the cell's step saved
+    saved: Arrays | None  # what the cell's step saved; None: backward takes the step again to have it
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class _Tape:
+class _Tape(NamedTuple):
     """What forward keeps for backward, in copies of its own. Nothing writes into it afterwards."""
 
     cell: _Cell
@@ -354,6 +352,7 @@ def _forward(
     lengths: Any,
     reset: Any,
     training: bool,
+    recompute: bool,
     out: Array | None,
 ) -> tuple[Array, Array | Arrays, _Tape | None]:
     checked = _checked_weights("weights", weights, cell)
@@ -364,9 +363,9 @@ def _forward(
     given = _checked_parts("state", state, cell, dtype, (D, B, H))
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
-    training = _checks.boolean("training", training)
+    training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     if out is not None:
-        _checks.output("out", out, dtype, (T, B, D * H), [("x", x)] + [("state", part) for part in given])
+        out = _checks.output("out", out, dtype, (T, B, D * H), [("x", x)] + [("state", part) for part in given])
 
     ends = np.full(B, T) if lengths is None else lengths
     begins = np.zeros((T, B), bool) if reset is None else reset.astype(bool)
@@ -389,7 +388,7 @@ def _forward(
                 part[rows] = new
             y_direction[t, rows] = after[0]
             if training:
-                moments[direction].append(_Moment(t, rows, cut, x_t, before, saved))
+                moments[direction].append(_Moment(t, rows, cut, x_t, before, None if recompute else saved))
 
     tape = _Tape(cell, (T, B, I, H), tuple(_copies(w) for w in checked), moments) if training else None
     if out is not None:
@@ -423,6 +422,8 @@ def _backward(family: str, tape: Any, dy: Array | None, dstate: State) -> tuple[
         for t, rows, cut, x_t, before, saved in reversed(tape.moments[direction]):
             dh_t, *others = (part[rows] for part in dstate_t)  # what comes back through the next step ...
             dafter = (dh_t + dy_direction[t, rows], *others)  # ... and the direct part
+            if saved is None:
+                _, saved = cell.step(x_t, before, w)
             dx_t, dbefore, dw_t = cell.step_backward(dafter, x_t, before, w, saved)
             for part, new in zip(dstate_t, dbefore, strict=True):
                 part[rows] = np.where(cut, 0, new)
@@ -453,15 +454,15 @@ def _step(cell: _Cell, x: Array, state: State, stack: Sequence[Weights], out: Ar
             raise ValueError(f"{name}: expected {wanted}, got I = {I}, H = {H} of {dtype}")
         layers.append(_with_biases(directions[0]))
     L, I = len(layers), layers[0][0].shape[1]
-    x = _checks.array("x", x, dtype, ("B", I))
+    x = np.ascontiguousarray(_checks.array("x", x, dtype, ("B", I)))  # some BLAS round other strides differently
     B = len(x)
     parts = _checks.parts_of("state", state, cell.parts)
     others = [("x", x)]  # whatever the next array to be written may not overlap
     for letter, part in zip(cell.parts, parts, strict=True):
-        _checks.output(f"state: {letter}", part, dtype, (L, B, H), others)
-        others.append((f"state: {letter}", part))
+        others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, (L, B, H), others)))
+    parts = [part for _, part in others[1:]]
     if out is not None:
-        _checks.output("out", out, dtype, (B, H), others)
+        out = _checks.output("out", out, dtype, (B, H), others)
 
     after = []
     h_t = x
@@ -525,7 +526,7 @@ def _joined(parts: Sequence[Array]) -> Array | Arrays:
 # ------------------------------------------------------------------------------------------------ the public functions
 
 
-def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Any:
+def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (H, I), weight_hh (H, H), bias_ih (H,), bias_hh (H,)), float32 or
@@ -543,8 +544,9 @@ def rnn_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Array, _Tape | None]:
+) -> tuple[Array, Array, Tape | None]:
     """Run one recurrent layer over whole sequences: h_t = act(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), Elman 1990.
 
     x: (T, B, I). T and B may be 0.
@@ -554,15 +556,16 @@ def rnn_forward(
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `rnn_backward`.
+    recompute: whether the tape keeps only x and the states, so that `rnn_backward` takes each step again.
     out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
 
     Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_forward, _rnn(nonlinearity), x, state, weights, lengths, reset, training, out)
+    return _quietly(_forward, _rnn(nonlinearity), x, state, weights, lengths, reset, training, recompute, out)
 
 
-def rnn_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `rnn_forward` recorded.
 
     tape: from `rnn_forward`. It is not changed and can be used again.
@@ -591,7 +594,7 @@ def rnn_step(
     return _quietly(_step, _rnn(nonlinearity), x, state, stack, out)
 
 
-def lstm_pack(weights: Weights) -> Any:
+def lstm_pack(weights: Weights) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (4H, I), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,)), gates in
@@ -608,8 +611,9 @@ def lstm_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Arrays, _Tape | None]:
+) -> tuple[Array, Arrays, Tape | None]:
     """Run one LSTM layer over whole sequences. With a = W_ih x_t + b_ih + W_hh h_(t-1) + b_hh, in blocks i, f, g, o:
 
         i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_g)    o = sigmoid(a_o)
@@ -624,16 +628,17 @@ def lstm_forward(
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `lstm_backward`.
+    recompute: whether the tape keeps only x and the states, so that `lstm_backward` takes each step again.
     out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
 
     Returns y (T, B, D*H), zero past the end of a sequence; the state (h, c), each (D, B, H), after each one's last step
     (the initial state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that
     is wrong.
     """
-    return _quietly(_forward, _LSTM, x, state, weights, lengths, reset, training, out)
+    return _quietly(_forward, _LSTM, x, state, weights, lengths, reset, training, recompute, out)
 
 
-def lstm_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
+def lstm_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `lstm_forward` recorded.
 
     tape: from `lstm_forward`. It is not changed and can be used again.
@@ -660,7 +665,7 @@ def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array |
     return _quietly(_step, _LSTM, x, state, stack, out)
 
 
-def gru_pack(weights: Weights, *, reset_after: bool = True) -> Any:
+def gru_pack(weights: Weights, *, reset_after: bool = True) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,)), gates in
@@ -678,8 +683,9 @@ def gru_forward(
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
+    recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Array, _Tape | None]:
+) -> tuple[Array, Array, Tape | None]:
     """Run one GRU layer over whole sequences:
 
         r = sigmoid(W_ir x_t + b_ir + W_hr h_(t-1) + b_hr)
@@ -695,15 +701,16 @@ def gru_forward(
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `gru_backward`.
+    recompute: whether the tape keeps only x and the states, so that `gru_backward` takes each step again.
     out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
 
     Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_forward, _gru(reset_after), x, state, weights, lengths, reset, training, out)
+    return _quietly(_forward, _gru(reset_after), x, state, weights, lengths, reset, training, recompute, out)
 
 
-def gru_backward(tape: Any, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `gru_forward` recorded.
 
     tape: from `gru_forward`. It is not changed and can be used again.

@@ -19,6 +19,13 @@
 #define WATCHED_END 1
 #endif
 
+#ifdef WATCHED_END
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(start, size) ((void)(start), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(start, size) ((void)(start), (void)(size))
+#endif
+
 enum { POISON = 0xff }; /* a float or double of these bytes is NaN */
 
 typedef struct {
@@ -89,6 +96,7 @@ static int release_arrays(size_t mark)
     int broken = 0;
     while (array_count > mark) {
         const array_record *record = &array_records[--array_count];
+        ASAN_UNPOISON_MEMORY_REGION(record->start, record->size);
         broken += !all_poison(record->block, (size_t)(record->start - record->block)) ||
                   !all_poison(record->start + record->size, record->guard) ||
                   (record->frozen && record->hash != hash_of(record->start, record->size));
