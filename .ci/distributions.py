@@ -27,7 +27,7 @@ with zipfile.ZipFile(wheel) as archive:
         for line in archive.read(next(name for name in names if name.endswith("/METADATA"))).splitlines()
         if line.startswith(b"Requires-Dist:") and b"extra ==" not in line
     ]
-for wanted in ("elman/__init__.py", "elman/py.typed", "elman/_kernels.pyi"):
+for wanted in ("elman/__init__.py", "elman/py.typed", "elman/_kernels.pyi", "elman/benchmark/command.py"):
     assert wanted in names, f"{wheel} lacks {wanted}"
 for name in names:
     assert not name.endswith((".c", ".h", ".inc", ".pyx", ".o")), f"{wheel} has {name}"

@@ -1,4 +1,4 @@
-"""The flag --bench-all; with --benchmark-only NumPy gets one thread and the tests are left out."""
+"""The flag --bench-all; with --benchmark-only everyone gets one thread on one core, and the tests are left out."""
 
 import os
 
@@ -9,8 +9,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if config.getoption("benchmark_only", False):
-        # Before anything imports NumPy; its BLAS reads it only then.
-        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before elman imports NumPy, which reads it only then
+        from elman.benchmark import worker
+
+        os.environ.update(worker.environment(1))
+        worker.take_cores(1)
 
 
 def pytest_collection_modifyitems(config, items):

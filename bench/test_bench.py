@@ -1,17 +1,18 @@
-"""`pytest --benchmark-only`: each case of cases.py by each contestant of peers.py, one group per case, one thread.
+"""`pytest --benchmark-only`: each case of elman.benchmark by each contestant, one group per case, one thread.
 
-The short run takes about two minutes; `--bench-all` adds what takes a second or more a call. Each result is checked
-against the reference before it is timed. `pytest` alone runs the checks of those checks. table.py gives ratios.
+The short run takes less than five minutes; `--bench-all` adds what takes a second or more a call. Each result is
+checked against the reference before it is timed. `pytest` alone runs the checks of those checks. `elman bench` gives
+ratios.
 """
 
 from dataclasses import replace
 
 import numpy as np
-import peers
 import pytest
-from cases import CASES, Case, inputs
 
 import elman
+from elman.benchmark import peers
+from elman.benchmark.cases import CASES, Case, inputs
 
 
 def pairs(cases):
@@ -24,7 +25,7 @@ def one_thread():
         yield
 
 
-@pytest.mark.benchmark(min_rounds=3, max_time=0.4)
+@pytest.mark.benchmark(min_rounds=3, max_time=0.2)
 @pytest.mark.parametrize("case, name", pairs(CASES))
 def test_bench(benchmark, request, case, name):
     skip_without(name)
@@ -43,6 +44,19 @@ SMALL = [
     for cell in ("rnn", "lstm", "gru")
     for work, lengths in (("step", None), ("forward", None), ("train", None), ("forward", (1, 9)), ("train", (1, 9)))
 ]
+SMALL += [
+    Case(work, cell, 1 if work == "step" else 9, 3, 5, 7, 2, bidirectional, lengths=lengths)
+    for cell in ("rnn", "lstm", "gru")
+    for work, bidirectional, lengths in (
+        ("step", False, None),
+        ("forward", False, None),
+        ("forward", True, None),
+        ("train", True, None),
+        ("forward", True, (1, 9)),
+        ("train", True, (1, 9)),
+    )
+]
+SMALL += [Case("train", cell, 9, 3, 5, 7, dtype="float64") for cell in ("rnn", "lstm", "gru")]
 
 
 @pytest.mark.parametrize("case, name", pairs(SMALL))
@@ -75,6 +89,25 @@ def test_wrong_onnx_model_is_caught(case, monkeypatch):
         monkeypatch.setitem(peers.ONNX_OPTIONS, "gru", {"linear_before_reset": 0})
         with pytest.raises(AssertionError, match="off by"):
             peers.ready(case, "onnxruntime")
+
+
+@pytest.mark.parametrize("case", [c for c in SMALL if c.work != "train"], ids=lambda c: c.name)
+def test_wrong_chain_of_onnx_layers_is_caught(case, monkeypatch):
+    """Swapped directions; where there is one, swapped layers; where there is one of them too, a transposed matrix."""
+    skip_without("onnxruntime")
+    right = peers._onnx_weights
+
+    def wrong(case, data, k):
+        weights = right(case, data, k)
+        if case.bidirectional:
+            return {name: a[::-1] for name, a in weights.items()}
+        if case.layers > 1:
+            return weights | {"R": right(case, data, case.layers - 1 - k)["R"]}
+        return weights | {"R": weights["R"].transpose(0, 2, 1).reshape(weights["R"].shape)}
+
+    monkeypatch.setattr(peers, "_onnx_weights", wrong)
+    with pytest.raises(AssertionError, match="off by"):
+        peers.ready(case, "onnxruntime")
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda c: c.name)

@@ -99,6 +99,11 @@ typedef struct {
     void (*exp)(ptrdiff_t n, const void *x, void *y); /* y may be x */
     void (*sigmoid)(ptrdiff_t n, const void *x, void *y);
     void (*tanh)(ptrdiff_t n, const void *x, void *y);
+    /* The limits of this core, for whoever takes the time. multiply_add does `rounds` rounds of multiply-adds that wait
+     * for nothing, reads the factor from sum (lanes), writes their sum there and returns the operations done; read goes
+     * `rounds` times through a (n), writes sum (lanes) and returns the bytes read. */
+    double (*multiply_add)(ptrdiff_t rounds, void *sum);
+    double (*read)(ptrdiff_t rounds, ptrdiff_t n, const void *a, void *sum);
 } elman_kernels;
 
 /* Name and version of the compiler. */

@@ -23,8 +23,9 @@ def main(argv=None):
     try:
         before = _on_terminate(_raise_terminated)
         from . import demo
+        from .benchmark import command as bench
 
-        arguments = _parser(demo).parse_args(argv)
+        arguments = _parser(demo, bench).parse_args(argv)
         return arguments.run(arguments)
     except _Terminated:
         return _TERMINATED
@@ -40,19 +41,20 @@ def main(argv=None):
         _on_terminate(before)
 
 
-def _parser(demo):
+def _parser(*commands_of):
     import argparse
 
     from . import __version__
 
     parser = argparse.ArgumentParser(
         prog="elman",
-        description="Recurrent networks on the CPU. `elman demo --help` says what the demo can do.",
+        description="Recurrent networks on the CPU. `elman COMMAND --help` says what a command can do.",
     )
     parser.add_argument("--version", action="version", version=f"elman {__version__}")
     parser.set_defaults(run=lambda arguments: parser.print_help() or 0)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    demo.add_command(commands)
+    for module in commands_of:
+        module.add_command(commands)
     return parser
 
 

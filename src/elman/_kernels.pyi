@@ -49,6 +49,8 @@ forward: _Fused[Any]
 backward: _Fused[Any]
 infer: _Fused[Any]
 elementwise: _Fused[Any]
+multiply_add: _Fused[Any]
+read: _Fused[Any]
 
 def cell_names() -> tuple[str, ...]:
     """The cells, in the order of their numbers."""

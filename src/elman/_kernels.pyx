@@ -81,6 +81,8 @@ cdef extern from "elman.h" nogil:
         void (*exp)(ptrdiff_t n, const void *x, void *y) noexcept nogil
         void (*sigmoid)(ptrdiff_t n, const void *x, void *y) noexcept nogil
         void (*tanh)(ptrdiff_t n, const void *x, void *y) noexcept nogil
+        double (*multiply_add)(ptrdiff_t rounds, void *sum) noexcept nogil
+        double (*read)(ptrdiff_t rounds, ptrdiff_t n, const void *a, void *sum) noexcept nogil
 
     void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward_call *call)
     ptrdiff_t elman_stack_index(const elman_layer *layer)
@@ -595,6 +597,24 @@ def elementwise(str name, const real[::1] x, real[::1] y):
     if x.shape[0]:
         with nogil:
             function(x.shape[0], &x[0], &y[0])
+
+
+def multiply_add(ptrdiff_t rounds, real[::1] total):
+    """Keeps the multipliers busy, and returns the operations done. total (lanes or more): the factor, then a sum."""
+    cdef const elman_kernels *kernels = elman_get_kernels(current_isa, sizeof(real) == 8)
+    cdef double operations
+    with nogil:
+        operations = kernels.multiply_add(rounds, &total[0])
+    return operations
+
+
+def read(ptrdiff_t rounds, const real[::1] a, real[::1] total):
+    """Reads the whole of `a`, again and again, and returns the bytes read. total (lanes or more): a sum."""
+    cdef const elman_kernels *kernels = elman_get_kernels(current_isa, sizeof(real) == 8)
+    cdef double size
+    with nogil:
+        size = kernels.read(rounds, a.shape[0], &a[0], &total[0])
+    return size
 
 
 def compiler():

@@ -802,6 +802,34 @@ static void check_elementwise(const elman_kernels *kernels, int is_double)
     finish(&g);
 }
 
+/* ---- the limits of the machine ---- */
+
+static void check_limits(const elman_kernels *kernels, int is_double)
+{
+    group g = new_group("%s f%d limits", kernels->isa, is_double ? 64 : 32);
+    const run r = {.is_double = is_double, .size = is_double ? sizeof(double) : sizeof(float)};
+    const size_t mark = array_count;
+    const ptrdiff_t n = 16 * 64; /* whole blocks of every instruction set */
+    void *a = new_array(n, r.size), *sum = new_array(kernels->lanes, r.size);
+    for (ptrdiff_t i = 0; i < n; i++) put(&r, a, i, 1);
+    freeze(a);
+    const double size = kernels->read(3, n, a, sum);
+    expect(&g, size == 3.0 * (double)n * (double)r.size, "read: %g bytes", size);
+    for (int i = 0; i < kernels->lanes; i++) {
+        const double wanted = 3.0 * (double)n / kernels->lanes;
+        expect(&g, get(&r, sum, i) == wanted, "read: a sum of %g, not %g", get(&r, sum, i), wanted);
+        put(&r, sum, i, 1);
+    }
+    const double operations = kernels->multiply_add(1000, sum), chains = operations / 2000 / kernels->lanes;
+    const double wanted = chains * (chains - 1) / 2 + 1000 * chains;
+    expect(&g, chains >= 12 && chains <= 32, "multiply_add: %g operations", operations);
+    for (int i = 0; i < kernels->lanes; i++) {
+        expect(&g, get(&r, sum, i) == wanted, "multiply_add: a sum of %g, not %g", get(&r, sum, i), wanted);
+    }
+    expect(&g, release_arrays(mark) == 0, "memory outside an array is written");
+    finish(&g);
+}
+
 /* ---- the caller's floating-point mode ---- */
 
 static void check_mode(const elman_kernels *kernels, int is_double)
@@ -1054,6 +1082,7 @@ int main(int argc, char **argv)
             check_stack(kernels, i % 2);
             check_nonfinite(kernels, i % 2);
             check_elementwise(kernels, i % 2);
+            check_limits(kernels, i % 2);
             check_mode(kernels, i % 2);
         }
         if (!quick && (!only_threads || i / 2 == elman_isa_count() - 1)) check_threads(kernels, i % 2);
