@@ -400,7 +400,7 @@ def test_any_address(isa, name, dtype, D):
         assert_same_bytes(odd.results(F), expected)
 
 
-WORK_PER_THREAD = 4e6  # multiplications from which on another thread is taken: csrc/rows.inc
+WORK_PER_THREAD = 1.6e7  # multiplications from which on another thread is taken: csrc/rows.inc
 MOST = 5  # threads
 
 

@@ -1,0 +1,95 @@
+"""What memory a call takes beside its results, what a tape holds, and that the first call is as quick as a later one."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from processes import output_of
+
+import elman
+
+KINDS = {"rnn": elman.RNN, "lstm": elman.LSTM, "gru": elman.GRU}
+B, I, H = 2, 16, 32  # whole vectors on every instruction set, so that no padding disturbs the figures
+
+
+def peak_of(call):
+    """What the call returns, and the most bytes that NumPy and the kernels had allocated during it."""
+    call()
+    tracemalloc.start()
+    try:
+        result = call()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def beside_its_output(kind, T, layers, **options):
+    layer = KINDS[kind](I, H, layers, seed=0, **options)
+    x = np.ones((T, B, I), np.float32)
+    lengths = np.full(B, T) if "bidirectional" not in options else None  # the way with care, and the quick one
+    with elman.threads(1):
+        (y, _), peak = peak_of(lambda: layer(x, lengths=lengths))
+    return peak - y.nbytes, y.nbytes
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_inference_takes_no_more_for_more_steps(kind, layers):
+    few, _ = beside_its_output(kind, 2_000, layers)
+    many, output = beside_its_output(kind, 20_000, layers)
+    bookkeeping = 8 * 18_000  # the schedule has one number a step
+    assert output > 5e6 and many - few < bookkeeping + 20_000
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_directions_take_one_more_output_between_layers(kind, layers):
+    T = 5_000
+    extra, output = beside_its_output(kind, T, layers, bidirectional=True)
+    assert extra < (output if layers > 1 else 0) + 8 * T + 300_000
+
+
+# Bytes for each step, sequence and hidden unit, in float32: h before the step and what backward needs of the gates.
+TAPES = {"lstm": (24, 8), "gru": (20, 4), "gru-before": (16, 4), "rnn": (8, 4)}
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", TAPES)
+def test_what_a_tape_holds(kind, recompute):
+    T = 4_000
+    options = {"reset_after": False} if kind == "gru-before" else {}
+    layer = KINDS[kind.partition("-")[0]](I, H, seed=0, **options)
+    x = np.ones((T, B, I), np.float32)
+    layer.forward(x)
+    tracemalloc.start()
+    try:
+        _, _, tape = layer.forward(x, recompute=recompute)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    expected = T * B * H * TAPES[kind][recompute] + x.nbytes
+    assert expected <= held < expected + 20_000 and tape
+
+
+@pytest.mark.parametrize("work", ["layer(x)", "layer.step(x[0], state)", "layer.forward(x)"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_the_first_call_is_as_quick_as_a_later(kind, work):
+    """At most twice a later one plus 1 ms; the best of some processes, since machines are noisy."""
+
+    def excess():
+        times = output_of(f"""
+            import time
+            import numpy as np
+            import elman
+
+            layer = elman.{kind}(64, 128, 2, seed=0)
+            x, state = np.ones((50, 4, 64), np.float32), layer.zero_state(4)
+            for _ in range(9):
+                start = time.perf_counter()
+                {work}
+                print(time.perf_counter() - start)
+        """)
+        first, *later = map(float, times.split())
+        return first - 2 * sorted(later)[len(later) // 2]
+
+    assert min(excess() for _ in range(3)) < 1e-3
