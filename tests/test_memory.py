@@ -1,4 +1,4 @@
-"""What memory a call takes beside its results, what a tape holds, and that the first call is as quick as a later one."""
+"""What memory a call takes beside its results, what a tape holds, and that the first call is as quick as later ones."""
 
 import tracemalloc
 
