@@ -1,5 +1,6 @@
 """What memory a call takes beside its results, what a tape holds, and that the first call is as quick as later ones."""
 
+import gc
 import tracemalloc
 
 import numpy as np
@@ -60,7 +61,6 @@ def test_what_a_tape_holds(kind, recompute):
     options = {"reset_after": False} if kind == "gru-before" else {}
     layer = KINDS[kind.partition("-")[0]](I, H, seed=0, **options)
     x = np.ones((T, B, I), np.float32)
-    layer.forward(x)
     tracemalloc.start()
     try:
         _, _, tape = layer.forward(x, recompute=recompute)
@@ -69,6 +69,48 @@ def test_what_a_tape_holds(kind, recompute):
         tracemalloc.stop()
     expected = T * B * H * TAPES[kind][recompute] + x.nbytes
     assert expected <= held < expected + 20_000 and tape
+
+
+def memory_of(tape):
+    return tape._tapes[0].kept.ctypes.data
+
+
+def test_the_memory_of_a_tape_is_used_again_but_never_while_it_lives():
+    layer = elman.LSTM(I, H, seed=0)
+    x = np.ones((4_000, B, I), np.float32)
+    y, _, first = layer.forward(x)
+    expected = layer.backward(first, y)[2]
+    _, _, second = layer.forward(2 * x)
+    places = {memory_of(first), memory_of(second)}
+    assert len(places) == 2
+    again = layer.backward(first, y)[2]
+    assert all(again[name].tobytes() == g.tobytes() for name, g in expected.items())
+    del second
+    with layer.edit() as p:
+        p["bias_ih_l0"] += 1
+    _, _, third = layer.forward(x)
+    assert memory_of(third) in places - {memory_of(first)}
+    del first, third
+    tracemalloc.start()
+    try:
+        _, _, small = layer.forward(x[:500])  # what waits is more than twice as much, so it is let go
+        assert tracemalloc.get_traced_memory()[0] >= 500 * B * H * TAPES["lstm"][0] and small
+    finally:
+        tracemalloc.stop()
+
+
+def test_waiting_memory_ends_with_its_layer():
+    tracemalloc.start()
+    try:
+        layer = elman.LSTM(I, H, seed=0)
+        x = np.ones((4_000, B, I), np.float32)
+        layer.forward(x)
+        waiting = tracemalloc.get_traced_memory()[0]
+        del layer
+        gc.collect()
+        assert waiting - tracemalloc.get_traced_memory()[0] > 4_000 * B * H * TAPES["lstm"][0]
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("work", ["layer(x)", "layer.step(x[0], state)", "layer.forward(x)"])

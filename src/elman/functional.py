@@ -8,6 +8,7 @@ bias_hh (G*H,)) for each direction, the biases may be None; or, to lay the weigh
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ class PackedWeights:
             memory = [_aligned(n, self.dtype) for n in (self.I * columns, self.H * columns, columns, columns)]
             self.kernels["pack"](self.packed, d, w_ih, w_hh, b_ih, b_hh, *memory)
         self._has_transposed = False
+        self.spare: deque[Array] = deque(maxlen=1)  # see _Memory; layers hand it on when their weights change
 
     def for_backward(self) -> _kernels.Packed:
         """The packed weights with their transposed panels, which are made when they are first wanted."""
@@ -73,14 +75,42 @@ class PackedWeights:
         return -(-n // self.packed.lanes) * self.packed.lanes
 
 
+class _Memory:
+    """A tape's memory. When the tape is gone it waits in `spare` for the next one: to hand out fresh pages costs the
+    operating system as much time as the kernels take to fill them. What waits belongs to one layer and ends with it.
+    """
+
+    WORTH = 2**20  # bytes; less than this the allocator keeps by itself
+
+    def __init__(self, spare: deque[Array], n: int, dtype: np.dtype):
+        size = n * dtype.itemsize
+        try:
+            whole = spare.pop()
+        except IndexError:
+            whole = None
+        if whole is None or not size <= whole.nbytes <= 2 * size:
+            whole = _aligned(size, np.dtype(np.uint8))
+        self._whole, self._spare = whole, spare
+        self.array = whole[:size].view(dtype)
+
+    def __del__(self):
+        if self._whole.nbytes >= self.WORTH:
+            self._spare.append(self._whole)
+
+
 class _Tape:
     """What a forward call keeps for its backward call; never changed."""
 
-    __slots__ = ("weights", "x", "lengths", "reset", "kept", "recompute")
+    __slots__ = ("weights", "x", "lengths", "reset", "memory", "recompute")
 
-    def __init__(self, weights, x, lengths, reset, kept, recompute):
+    def __init__(self, weights, x, lengths, reset, memory, recompute):
         self.weights, self.x, self.lengths, self.reset = weights, x, lengths, reset
-        self.kept, self.recompute = kept, recompute
+        self.memory, self.recompute = memory, recompute
+
+    @property
+    def kept(self):
+        """What the kernels wrote."""
+        return self.memory.array
 
 
 def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Packed:
@@ -275,8 +305,9 @@ def _forward(cell, x, state, weights, lengths, reset, training, recompute, out):
         x = np.array(x, order="C")
         lengths, reset = (None if a is None else a.copy() for a in (lengths, reset))
         rows = T * B if lengths is None else int(lengths.sum())
-        kept = _aligned(D * rows * (w.packed.states if recompute else w.packed.slots) * w._padded(H), dtype)
-        tape = _Tape(w, x, lengths, reset, kept, recompute)
+        memory = _Memory(w.spare, D * rows * (w.packed.states if recompute else w.packed.slots) * w._padded(H), dtype)
+        tape = _Tape(w, x, lengths, reset, memory, recompute)
+        kept = tape.kept
     h_last = np.empty((D, B, H), dtype)
     c_last = np.empty((D, B, H), dtype) if w.packed.states == 2 else None
     w.kernels["forward"](

@@ -357,7 +357,12 @@ class Recurrent(Parametrised, Generic[State]):
             self._pack([(*(params[name] for name in self._names(k, d)), *no_bias) for d in range(self._directions)])
             for k in range(self.num_layers)
         ]
-        return stack, None if self._inference is None else self._inference(stack)
+        if self._inference is None:
+            return stack, None
+        before = vars(self).get("_snapshot")
+        for new, old in zip(stack, before.packed[0] if before else (), strict=False):
+            new.spare = old.spare  # a tape's memory, for the next one
+        return stack, self._inference(stack)
 
     @staticmethod
     def _bundle(*parts: Any) -> Any:
