@@ -18,7 +18,7 @@ from .worker import Worker, WorkerDied, fields_of
 
 TURN = 0.02  # seconds of repeated calls in one turn
 PATIENCE = 2.0  # seconds after which a contestant has had turns enough
-SETTLE = 0.02  # seconds after which the threads of whoever had the last turn sleep
+SETTLE = 0.02  # seconds after which the threads of whoever had the last turn sleep; JAX has some even with one
 FEW = 3  # turns that everyone has, and all that the NumPy reference has
 
 
@@ -78,8 +78,7 @@ class Bench:
                 enough = FEW if name == "numpy" else max(FEW, math.ceil(PATIENCE / max(one, TURN)))
                 if turn < min(enough, self.rounds):
                     repeats = max(1, math.ceil(TURN / one))
-                    if self.threads > 1:
-                        time.sleep(SETTLE)
+                    time.sleep(SETTLE)
                     answer = self._worker(name).ask(do="time", name=name, repeats=repeats, cpu=self.cpu)
                     turns[name].append(answer["seconds"])
         for worker in self._workers.values():
