@@ -1,7 +1,9 @@
 /* The one pool of threads of the process: see elman_parallel in elman.h. Workers are started when first needed, sleep
  * on a condition variable between calls, and are never joined. It refuses to nest, to queue and to spin.
  */
-#if !defined(_WIN32)
+#if defined(__linux__)
+#define _GNU_SOURCE
+#elif !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #endif
 
@@ -70,12 +72,48 @@ static int start_worker(void)
 static void prepare_for_fork(void);
 #endif
 
+/* Where a worker last ran. Linux may wake it on the core of the thread that calls, though others are idle, and leave it
+ * there for longer than the job takes: it is told to keep away from that core. */
+#if defined(__linux__)
+#include <sched.h>
+typedef struct {
+    pthread_t thread;
+    cpu_set_t allowed; /* cores, from the start on */
+    int core;
+} place;
+static void find_place(place *p)
+{
+    p->thread = pthread_self();
+    p->core = -1;
+    if (pthread_getaffinity_np(p->thread, sizeof p->allowed, &p->allowed)) CPU_ZERO(&p->allowed);
+}
+static void note_place(place *p) { p->core = sched_getcpu(); }
+static void keep_away(place *p, int core)
+{
+    cpu_set_t others = p->allowed;
+    if (p->core != core || core < 0 || core >= CPU_SETSIZE) return;
+    CPU_CLR(core, &others);
+    if (CPU_COUNT(&others)) pthread_setaffinity_np(p->thread, sizeof others, &others);
+}
+static int this_core(void) { return sched_getcpu(); }
+#else
+typedef int place;
+static void find_place(place *p) { *p = 0; }
+static void note_place(place *p) { (void)p; }
+static void keep_away(place *p, int core) { (void)p, (void)core; }
+static int this_core(void) { return 0; }
+#endif
+
+enum { MOST_PLACES = 64 }; /* workers beyond are woken wherever it pleases the system */
+
 typedef struct {
     lock call;         /* held by the caller whose job this is */
     lock mutex;        /* guards all below */
     condition work;    /* a worker is wanted */
     condition done;    /* the last worker has left the job */
     int started;       /* workers in existence */
+    int placed;        /* of them have come to `places` */
+    place places[MOST_PLACES];
     int wanted, joined, inside; /* workers the job still wants; that have come; that are at work now */
     void (*run)(void *arg, ptrdiff_t task, int worker);
     void *arg;
@@ -104,12 +142,16 @@ static void work_on_job(int worker)
 
 static void worker_loop(void)
 {
+    place here, *p = &here; /* a worker beyond the last place notes it for itself */
     lock_take(&pool.mutex);
+    if (pool.placed < MOST_PLACES) p = &pool.places[pool.placed++];
+    find_place(p);
     for (;;) {
         while (!pool.wanted) wait_for(&pool.work, &pool.mutex);
         pool.wanted--;
         pool.inside++;
         work_on_job(++pool.joined);
+        note_place(p);
         if (--pool.inside == 0) wake_one(&pool.done);
     }
 }
@@ -134,6 +176,7 @@ void elman_parallel(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff
     pool.tasks = tasks;
     pool.joined = 0;
     pool.wanted = threads - 1 < pool.started ? threads - 1 : pool.started;
+    for (int i = 0, core = this_core(); i < pool.placed; i++) keep_away(&pool.places[i], core);
     for (int i = 0; i < pool.wanted; i++) wake_one(&pool.work);
     work_on_job(0);
     pool.wanted = 0; /* who has not come by now need not come */
