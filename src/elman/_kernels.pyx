@@ -377,7 +377,8 @@ cdef class Stack:
         PyMem_RawFree(self.weights)
 
     def step(self, x, state, out):
-        """x (B, I) or (I,), state (L, B, H) or (L, H) in place (h, or a tuple of h and c), out (B, H) or (H,) or None. Returns out. The quick way only; two directions are not for it."""
+        """x (B, I) or (I,), state (L, B, H) or (L, H) in place (h, or a tuple of h and c), out (B, H) or (H,)
+        or None. Returns out. The quick way only; two directions are not for it."""
         cdef Py_buffer views[4]  # x, out, h, c
         cdef elman_forward_call call
         cdef ptrdiff_t B, L = len(self.layers)
