@@ -45,7 +45,7 @@ def compilations(msvc=False):
     sets = {name: flags[msvc] for name, flags in instruction_sets().items() if flags[msvc] is not None}
     have = [(f"ELMAN_HAVE_{name.upper()}", None) for name in sets]
     common = MSVC_FLAGS if msvc else GCC_FLAGS
-    for source in ("csrc/schedule.c", "csrc/stack.c", "csrc/pool.c", "csrc/dispatch.c"):
+    for source in ("csrc/schedule.c", "csrc/stack.c", "csrc/pool.c", "csrc/team.c", "csrc/dispatch.c"):
         yield "", source, have, common
     for name, flags in sets.items():
         yield "f32", f"csrc/targets/{name}.c", [], common + flags

@@ -127,8 +127,13 @@ ptrdiff_t elman_stack_scratch(const elman_cell *cell, int layers, const elman_la
 
 /* Calls run(arg, task, worker) once for each task 0..tasks-1, on the calling thread (worker 0) and up to threads - 1
  * workers of a pool (1..threads-1), and returns when all are done. A pool that is busy with another caller means that
- * this one runs alone. Idle workers sleep; a forked child starts with an empty pool. */
+ * this one runs alone. Workers look out for the next call for 10 to 50 us, then they sleep; a forked child starts with
+ * an empty pool. */
 void elman_parallel(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff_t task, int worker), void *arg);
+
+/* How many threads, of at most `threads`, so many multiplications are worth. Sleeping workers take a while to come: a
+ * caller who is back at once after the last call, and finds them awake, gets them for less work than others. */
+int elman_worth_threads(int threads, double work);
 
 #ifdef __cplusplus
 }

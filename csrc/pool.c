@@ -1,5 +1,6 @@
-/* The one pool of threads of the process: see elman_parallel in elman.h. Workers are started when first needed, sleep
- * on a condition variable between calls, and are never joined. It refuses to nest, to queue and to spin.
+/* The one pool of threads of the process: see elman_parallel in elman.h. Workers are started when first needed, look
+ * out for the next job for some microseconds, then sleep on a condition variable, and are never joined. It refuses to
+ * nest and to queue.
  */
 #if defined(__linux__)
 #define _GNU_SOURCE
@@ -7,6 +8,7 @@
 #define _POSIX_C_SOURCE 200809L
 #endif
 
+#include "atomic.h"
 #include "elman.h"
 
 #if defined(_WIN32)
@@ -22,6 +24,13 @@ static void lock_give(lock *l) { ReleaseSRWLockExclusive(l); }
 static void wait_for(condition *c, lock *l) { SleepConditionVariableSRW(c, l, INFINITE, 0); }
 static void wake_one(condition *c) { WakeConditionVariable(c); }
 static void worker_loop(void);
+static long now(void) /* microseconds */
+{
+    LARGE_INTEGER ticks, rate;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&rate);
+    return (long)(unsigned long)(ticks.QuadPart * 1000000 / rate.QuadPart);
+}
 static DWORD WINAPI worker_main(LPVOID unused)
 {
     (void)unused;
@@ -40,16 +49,30 @@ static void prepare_for_fork(void) {}
 #else
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
 typedef pthread_mutex_t lock;
 typedef pthread_cond_t condition;
 #define LOCK_READY PTHREAD_MUTEX_INITIALIZER
 #define CONDITION_READY PTHREAD_COND_INITIALIZER
-static void lock_take(lock *l) { pthread_mutex_lock(l); }
 static int lock_try(lock *l) { return pthread_mutex_trylock(l) == 0; }
+static void lock_take(lock *l) /* it is never held for long: to sleep would take longer */
+{
+    for (int tries = 0; tries < ELMAN_PATIENCE; tries++) {
+        if (lock_try(l)) return;
+        elman_pause();
+    }
+    pthread_mutex_lock(l);
+}
 static void lock_give(lock *l) { pthread_mutex_unlock(l); }
 static void wait_for(condition *c, lock *l) { pthread_cond_wait(c, l); }
 static void wake_one(condition *c) { pthread_cond_signal(c); }
+static long now(void) /* microseconds */
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (long)((unsigned long)t.tv_sec * 1000000 + (unsigned long)t.tv_nsec / 1000);
+}
 static void worker_loop(void);
 static void *worker_main(void *unused)
 {
@@ -114,10 +137,12 @@ typedef struct {
     int started;       /* workers in existence */
     int placed;        /* of them have come to `places` */
     place places[MOST_PLACES];
-    int wanted, joined, inside; /* workers the job still wants; that have come; that are at work now */
+    elman_atomic wanted, inside; /* workers the job still wants; that are at work now. Changed under the mutex */
+    int joined;                  /* workers that have come */
     void (*run)(void *arg, ptrdiff_t task, int worker);
     void *arg;
     ptrdiff_t next, tasks;
+    elman_atomic weighed, end; /* elman_worth_threads wants to know when this call ends; when that was, in microseconds */
 } job_pool;
 
 static const job_pool empty_pool = {.call = LOCK_READY, .mutex = LOCK_READY, .work = CONDITION_READY,
@@ -140,6 +165,17 @@ static void work_on_job(int worker)
     }
 }
 
+/* Gives the mutex away until one of these is so, but not for long. */
+static void look_out(int (*for_what)(void))
+{
+    lock_give(&pool.mutex);
+    for (int waited = 0; waited < ELMAN_PATIENCE && !for_what(); waited++) elman_pause();
+    lock_take(&pool.mutex);
+}
+
+static int is_wanted(void) { return elman_get(&pool.wanted) != 0; }
+static int is_done(void) { return elman_get(&pool.inside) == 0; }
+
 static void worker_loop(void)
 {
     place here, *p = &here; /* a worker beyond the last place notes it for itself */
@@ -147,16 +183,33 @@ static void worker_loop(void)
     if (pool.placed < MOST_PLACES) p = &pool.places[pool.placed++];
     find_place(p);
     for (;;) {
-        while (!pool.wanted) wait_for(&pool.work, &pool.mutex);
-        pool.wanted--;
-        pool.inside++;
+        if (!is_wanted()) look_out(is_wanted);
+        while (!is_wanted()) {
+            note_place(p);
+            wait_for(&pool.work, &pool.mutex);
+        }
+        elman_add(&pool.wanted, -1);
+        elman_add(&pool.inside, 1);
         work_on_job(++pool.joined);
-        note_place(p);
-        if (--pool.inside == 0) wake_one(&pool.done);
+        if (elman_add(&pool.inside, -1) == 0) wake_one(&pool.done);
     }
 }
 
-void elman_parallel(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff_t task, int worker), void *arg)
+int elman_worth_threads(int threads, double work)
+{
+    /* Multiplications: a thread's share that is worth it if it is awake, 20 to 50 us, and all of them, if it sleeps. */
+    const double least_share = 2.5e6, least_to_wake = 2.4e7;
+    enum { BACK_AT_ONCE = 50 }; /* us */
+    if (threads <= 1 || work < 2 * least_share) return 1;
+    if (work < least_to_wake) {
+        elman_put(&pool.weighed, 1);
+        if ((unsigned long)now() - (unsigned long)elman_get(&pool.end) > BACK_AT_ONCE) return 1;
+    }
+    return work / least_share < threads ? (int)(work / least_share) : threads;
+}
+
+/* What elman_parallel does. */
+static void share_out(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff_t task, int worker), void *arg)
 {
     static int fork_is_prepared = 0;
     if (threads > tasks) threads = (int)tasks;
@@ -175,12 +228,23 @@ void elman_parallel(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff
     pool.next = 0;
     pool.tasks = tasks;
     pool.joined = 0;
-    pool.wanted = threads - 1 < pool.started ? threads - 1 : pool.started;
+    const int wanted = threads - 1 < pool.started ? threads - 1 : pool.started;
     for (int i = 0, core = this_core(); i < pool.placed; i++) keep_away(&pool.places[i], core);
-    for (int i = 0; i < pool.wanted; i++) wake_one(&pool.work);
+    elman_put(&pool.wanted, wanted);
+    for (int i = 0; i < wanted; i++) wake_one(&pool.work);
     work_on_job(0);
-    pool.wanted = 0; /* who has not come by now need not come */
-    while (pool.inside) wait_for(&pool.done, &pool.mutex);
+    elman_put(&pool.wanted, 0); /* who has not come by now need not come */
+    if (!is_done()) look_out(is_done);
+    while (!is_done()) wait_for(&pool.done, &pool.mutex);
     lock_give(&pool.mutex);
     lock_give(&pool.call);
+}
+
+void elman_parallel(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff_t task, int worker), void *arg)
+{
+    share_out(threads, tasks, run, arg);
+    if (elman_get(&pool.weighed)) {
+        elman_put(&pool.weighed, 0);
+        elman_put(&pool.end, now());
+    }
 }

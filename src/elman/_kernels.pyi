@@ -3,7 +3,7 @@
 A function that takes arrays is fused: index it with "float" or "double" first, `forward["float"](...)`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, final
 
 import numpy as np
@@ -38,7 +38,7 @@ class Packed:
 class Stack:
     """Layers, one on top of the other, ready for inference; `step` and `call` are for plain arguments."""
 
-    def __new__(cls, layers: Sequence[Packed], dtype: np.dtype[Any]) -> Stack: ...
+    def __new__(cls, layers: Sequence[Packed], dtype: np.dtype[Any], threads: Callable[[], int]) -> Stack: ...
     def step(self, x: object, state: object, out: object) -> _Array | None: ...
     def step_many(self, x: object, states: tuple[object, ...], out: object, threads: int) -> _Array | None: ...
     def call(self, x: object, state: object, batch_first: bool, threads: int) -> list[_Array] | None: ...

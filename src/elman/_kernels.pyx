@@ -352,15 +352,16 @@ cdef class Stack:
     cdef tuple layers  # of Packed
     cdef elman_weights *weights  # (L * D)
     cdef const elman_cell *cell
-    cdef object dtype
+    cdef object dtype, threads
     cdef ptrdiff_t I, H, work  # multiplications of a step of one sequence
     cdef int D, states
     cdef char item
 
-    def __cinit__(self, layers, dtype):
+    def __cinit__(self, layers, dtype, threads):
+        """threads: a function, asked by a step that is large enough for more than one."""
         cdef Packed packed
         cdef ptrdiff_t k, d
-        self.layers, self.dtype, self.work = tuple(layers), dtype, 0
+        self.layers, self.dtype, self.threads, self.work = tuple(layers), dtype, threads, 0
         packed = <Packed>self.layers[0]
         self.I, self.H, self.D, self.cell = packed.I, packed.H, packed.D, packed.cell
         self.states, self.item = packed.cell.states, b"d" if packed.is_double else b"f"
@@ -416,6 +417,8 @@ cdef class Stack:
             call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
             call.y, call.y_t, call.y_b = views[1].buf, 0, self.H
             call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, 1
+            if self.work * B > RELEASE_GIL:
+                call.layer.threads = self.threads()
             for i in range(self.states):
                 call.state[i] = call.last[i] = views[2 + i].buf
             self.run(1, B, &call, self.work * B > RELEASE_GIL)

@@ -388,7 +388,7 @@ class Inference:
 
     def __init__(self, stack: Sequence[Packed]):
         first = stack[0]
-        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype)
+        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype, _config.get_num_threads)
         self._run = first.kernels["infer"]
         self.step, self.step_many, self.call = self._stack.step, self._stack.step_many, self._stack.call
 

@@ -859,23 +859,34 @@ static void check_mode(const elman_kernels *kernels, int is_double)
 
 /* ---- threads ---- */
 
-/* Long enough that four threads get work: see useful_threads() in rows.inc. */
-static shape long_shape(int cell, int D, ptrdiff_t B)
+/* So many steps that four threads get work: see elman_worth_threads(). */
+static shape long_shape(group *g, int cell, int D, ptrdiff_t B, ptrdiff_t H)
 {
-    shape size = {1, B, 33, 50, 0};
+    shape size = {1, B, 33, H, 0};
     const double row = (double)D * cells[cell].gates * (double)size.H * (double)(size.I + size.H);
-    size.T = (ptrdiff_t)(17e6 / row / (double)B) + 1;
+    size.T = (ptrdiff_t)(2.5e7 / row / (double)B) + 1;
+    expect(g, elman_worth_threads(4, row * (double)(size.T * B)) == 4, "too little work for threads");
     return size;
 }
 
 static void check_threads(const elman_kernels *kernels, int is_double)
 {
+    static const struct {
+        int D;
+        ptrdiff_t B, H;
+    } sizes[] = {
+        {1, 70, 50}, /* parts of the batch */
+        {2, 3, 50},  /* directions */
+        {2, 70, 50}, /* both */
+        {1, 3, 245}, /* a team that shares the products of each step */
+    };
     group g = new_group("%s f%d bits: 1 to 4 threads", kernels->isa, is_double ? 64 : 32);
     for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
-        for (int option = 0; option < 3; option++) {
+        for (size_t option = 0; option < sizeof sizes / sizeof *sizes; option++) {
             const size_t mark = array_count;
+            const int D = sizes[option].D;
             const problem p =
-                new_problem(cell, 1 + (option > 0), long_shape(cell, 1 + (option > 0), option == 1 ? 3 : 70), 0, 1);
+                new_problem(cell, D, long_shape(&g, cell, D, sizes[option].B, sizes[option].H), 0, 1);
             const run r = new_run(&p, kernels, is_double);
             const outputs wanted = forward(&r, 1, 1);
             const gradients dwanted = backward(&r, &wanted, 1);
@@ -977,7 +988,7 @@ static void check_callers(const elman_kernels *kernels)
     group g = new_group("pool: %d callers at once", CALLERS);
     for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
         const size_t mark = array_count;
-        const problem p = new_problem(cell, 2, long_shape(cell, 2, 30), 1, 1);
+        const problem p = new_problem(cell, 2, long_shape(&g, cell, 2, 30, 50), 1, 1);
         const run r = new_run(&p, kernels, 0);
         const outputs wanted = forward(&r, 1, 1);
         const gradients dwanted = backward(&r, &wanted, 1);

@@ -18,7 +18,8 @@ from .worker import Worker, WorkerDied, fields_of
 
 TURN = 0.02  # seconds of repeated calls in one turn
 PATIENCE = 2.0  # seconds after which a contestant has had turns enough
-SETTLE = 0.02  # seconds after which the threads of whoever had the last turn sleep; JAX has some even with one
+SETTLE = {True: 0.1, False: 0.02}  # seconds until the threads of whoever had the last turn sleep, with a pool or without:
+# those of ONNX Runtime spin for 50 ms, and JAX has some even with one thread
 FEW = 3  # turns that everyone has, and all that the NumPy reference has
 
 
@@ -78,7 +79,7 @@ class Bench:
                 enough = FEW if name == "numpy" else max(FEW, math.ceil(PATIENCE / max(one, TURN)))
                 if turn < min(enough, self.rounds):
                     repeats = max(1, math.ceil(TURN / one))
-                    time.sleep(SETTLE)
+                    time.sleep(SETTLE[self.threads > 1])
                     answer = self._worker(name).ask(do="time", name=name, repeats=repeats, cpu=self.cpu)
                     turns[name].append(answer["seconds"])
         for worker in self._workers.values():
