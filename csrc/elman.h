@@ -18,7 +18,9 @@ extern "C" {
 #endif
 
 /* The cells, in the order of elman_kernels.cells: one line here and one file in cells/ make a new one. */
-#define ELMAN_CELLS(X) X(rnn_tanh) X(rnn_relu) X(rnn_sigmoid) X(lstm) X(gru_reset_after) X(gru_reset_before)
+#define ELMAN_CELLS(X)                                                                                   \
+    X(rnn_tanh) X(rnn_relu) X(rnn_sigmoid) X(lstm) X(gru_reset_after) X(gru_reset_before)                 \
+        X(rnn_any) X(lstm_any) X(gru_reset_after_any) X(gru_reset_before_any)
 
 enum {
 #define X(name) ELMAN_##name,
@@ -27,12 +29,41 @@ enum {
         ELMAN_CELL_COUNT
 };
 
+/* Activations, as ONNX has them. alpha and beta: see _options.py. */
+enum {
+    ELMAN_TANH,
+    ELMAN_SIGMOID,
+    ELMAN_RELU,
+    ELMAN_AFFINE,
+    ELMAN_LEAKYRELU,
+    ELMAN_THRESHOLDEDRELU,
+    ELMAN_SCALEDTANH,
+    ELMAN_HARDSIGMOID,
+    ELMAN_ELU,
+    ELMAN_SOFTSIGN,
+    ELMAN_SOFTPLUS
+};
+
+typedef struct {
+    int name;
+    double alpha, beta;
+} elman_activation;
+
+/* What the cells that end in _any are asked for; the others know nothing of it. */
+typedef struct {
+    elman_activation activations[3]; /* of gates, candidate and output */
+    int coupled;                     /* 1: f = 1 - i, 2: i = 1 - f; the weights of the gate that is no more stay unused */
+    int peepholes;                   /* whether the gates see c */
+    double clip, cell_clip;          /* of the gates' pre-activations and of c; INFINITY: none */
+} elman_options;
+
 /* One direction of one layer as the kernels read it, written by elman_kernels.pack. */
 typedef struct {
     const void *w_ih; /* panels of (I, G*Hp) */
     const void *w_hh; /* panels of (H, G*Hp), one set for each stage of the cell */
     const void *b_ih; /* (G, Hp), zeros where there is no bias */
     const void *b_hh; /* (G, Hp) */
+    const void *units; /* (the cell's units, Hp) weights of one unit each, such as peepholes; zeros where there are none */
     const void *wt_ih; /* panels of (G*Hp, Ip), backward only */
     const void *wt_hh; /* panels of (G*Hp, Hp), one set for each stage, backward only */
 } elman_weights;
@@ -43,6 +74,7 @@ typedef struct {
     int directions;
     int threads;                  /* at most so many; the result never depends on it */
     const elman_weights *weights; /* (D) */
+    const elman_options *options; /* NULL for a cell that does not end in _any */
     const void *x;                /* (T, B, I): x[t][b] stands at x + t * x_t + b * x_b; past a length never read */
     ptrdiff_t x_t, x_b;
     const ptrdiff_t *lengths;   /* (B), each 0..T; NULL: all T */
@@ -72,6 +104,7 @@ typedef struct {
     void *dw_hh[2];       /* (G*H, H) */
     void *db_ih[2];       /* (G*H); NULL: not wanted */
     void *db_hh[2];       /* (G*H); NULL: not wanted */
+    void *dunits[2];      /* (the cell's units, H); NULL: not wanted */
 } elman_backward_call;
 
 typedef struct {
@@ -79,15 +112,18 @@ typedef struct {
     int gates;  /* G: blocks of H rows in the weights */
     int states; /* 1: h, 2: h and c */
     int slots;  /* arrays of Hp that the tape keeps for each row */
+    int units;  /* weights that each hidden unit has for itself */
     int size;   /* bytes of an element */
     void (*forward)(const elman_forward_call *call);
     void (*backward)(const elman_backward_call *call);
     ptrdiff_t (*forward_scratch)(const elman_layer *layer);
     ptrdiff_t (*backward_scratch)(const elman_layer *layer);
-    /* Lay out one direction's weights. w_ih (G*H, I), w_hh (G*H, H), b_ih and b_hh (G*H) or NULL. The panels have
-     * I*G*Hp, H*G*Hp, G*Hp, G*Hp elements; pack_transposed writes wt_ih (G*Hp*Ip) and wt_hh (G*Hp*Hp). */
+    /* Lay out one direction's weights. w_ih (G*H, I), w_hh (G*H, H), b_ih and b_hh (G*H) or NULL, units (units, H) or
+     * NULL. The results have I*G*Hp, H*G*Hp, G*Hp, G*Hp, units*Hp elements; pack_transposed writes wt_ih (G*Hp*Ip) and
+     * wt_hh (G*Hp*Hp). */
     void (*pack)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, const void *b_ih, const void *b_hh,
-                 void *panels_ih, void *panels_hh, void *padded_b_ih, void *padded_b_hh);
+                 const void *units, void *panels_ih, void *panels_hh, void *padded_b_ih, void *padded_b_hh,
+                 void *padded_units);
     void (*pack_transposed)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, void *panels_ih,
                             void *panels_hh);
 } elman_cell;

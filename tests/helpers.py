@@ -25,6 +25,7 @@ class Cell(NamedTuple):
     options: dict[str, Any]
     gates: int
     parts: tuple[str, ...]  # of the state
+    units: tuple[str, ...] = ()  # weights (H,) that each unit has for itself
 
     def run(self, module, what, *arguments, **keywords):
         """module.<name>_<what>(...), with the cell's options wherever they belong."""
@@ -46,7 +47,23 @@ CELLS = {
     "lstm": Cell("lstm", {}, 4, ("h", "c")),
     "gru-after": Cell("gru", {"reset_after": True}, 3, ("h",)),
     "gru-before": Cell("gru", {"reset_after": False}, 3, ("h",)),
+    # With options, of each kind that the kernels tell apart; test_options.py goes through all of them.
+    "rnn-any": Cell("rnn", {"nonlinearity": ("scaledtanh", 1.25, 0.75), "clip": 0.875}, 1, ("h",)),
+    "lstm-any": Cell(
+        "lstm",
+        {"activations": ("sigmoid", ("scaledtanh", 1.25, 0.75), "softsign"), "clip": 1.5},
+        4,
+        ("h", "c"),
+        ("weight_ci", "weight_cf", "weight_co"),
+    ),
+    "gru-after-any": Cell("gru", {"activations": (("hardsigmoid", 0.25, 0.5), "softsign"), "clip": 1.5}, 3, ("h",)),
+    "gru-before-any": Cell(
+        "gru", {"reset_after": False, "activations": ("sigmoid", ("scaledtanh", 0.75, 1.25)), "clip": 1.25}, 3, ("h",)
+    ),
 }
+
+
+COUPLED = CELLS["lstm-any"]._replace(options={"coupled": "f=1-i", "clip": 1.5})  # weights that have no effect
 
 
 @dataclass
@@ -73,7 +90,7 @@ class Problem:
         """Everything that has a gradient, by name."""
         named = {"x": self.x}
         named.update({f"{part}0": a for part, a in zip(self.cell.parts, self.state, strict=True)})
-        named.update(_named_weights(self.weights))
+        named.update(self._named(self.weights))
         return named
 
     def forward(self, module, **keywords):
@@ -87,7 +104,16 @@ class Problem:
         """The gradients, under the names of `arguments`."""
         dx, dstate, dweights = self.cell.run(module, "backward", tape, self.dy, self.cell.state(self.dstate))
         dparts = zip(self.cell.parts, self.cell.parts_of(dstate), strict=True)
-        return {"x": dx} | {f"{part}0": a for part, a in dparts} | _named_weights(dweights)
+        return {"x": dx} | {f"{part}0": a for part, a in dparts} | self._named(dweights)
+
+    def _named(self, weights):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", *self.cell.units)
+        return {
+            f"{name}[{direction}]": a
+            for direction, parts in enumerate(weights)
+            for name, a in zip(names, parts, strict=True)
+            if a is not None
+        }
 
     def results(self, module):
         """Outputs, states and gradients by name."""
@@ -114,6 +140,7 @@ def problem(cell, T, B, I, H, D=1, dtype=np.float64, bias=True, lengths=None, re
                 normal(G, H, scale=H**-0.5),
                 normal(G, scale=0.3) if bias else None,
                 normal(G, scale=0.3) if bias else None,
+                *(normal(H, scale=0.5) for _ in cell.units),
             )
             for _ in range(D)
         ],
@@ -149,13 +176,3 @@ def mutant(module, function, old, new):
         copy.__dict__,
     )
     return copy
-
-
-def _named_weights(weights):
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    return {
-        f"{name}[{direction}]": a
-        for direction, parts in enumerate(weights)
-        for name, a in zip(names, parts, strict=True)
-        if a is not None
-    }

@@ -70,7 +70,7 @@ def wide(p):
 
 def tame(weights, gates):
     """Recurrent weights that do not blow rounding errors up: of norm 1 at most. Large random ones are so by nature."""
-    for _, w_hh, _, _ in weights:
+    for _, w_hh, *_ in weights:
         H = w_hh.shape[1]
         if H <= 32:
             blocks = w_hh.reshape(gates, H, H)
@@ -87,7 +87,7 @@ def is_spread(p, tape):
                 continue
             at_rest = values.std() < 0.05
             saturated = (np.abs(values) > 0.99).mean() > 0.5 or (np.abs(values) < 0.01).mean() > 0.7
-            if at_rest or saturated:
+            if at_rest or (saturated and "_any" not in tape.cell.name):  # which keeps pre-activations
                 return False
     return True
 
@@ -654,7 +654,7 @@ BUGS = [  # what is wrong, cell, function of elman.reference, the right source, 
     ("swapped gates", "gru-after", "_gru_after_step", "(1 - z) * n + z * h", "(1 - z) * h + z * n"),
     ("swapped gates", "gru-before", "_gru_before_step", "ax_r, ax_z, ax_n", "ax_z, ax_r, ax_n"),
     ("reset gate in the wrong place", "gru-after", "_gru", "_GRU_AFTER if", "_GRU_BEFORE if"),
-    ("reset gate in the wrong place", "gru-before", "_gru", "else _GRU_BEFORE", "else _GRU_AFTER"),
+    ("reset gate in the wrong place", "gru-before", "_gru", "_GRU_BEFORE if", "_GRU_AFTER if"),
     ("wrong activation", "rnn-tanh", "_rnn", "_RNN[", "_RNN['sigmoid'] or _RNN["),
     ("no bias", "rnn-tanh", "_linear", "x @ W.T + b", "x @ W.T"),
     ("no recurrent bias", "lstm", "_with_biases", "zeros if b_hh is None else b_hh", "zeros"),
@@ -682,6 +682,14 @@ BUGS = [  # what is wrong, cell, function of elman.reference, the right source, 
     ("r forgotten", "gru-after", "_gru_after_step_backward", "dah_n = da_n * r", "dah_n = da_n"),
     ("r forgotten", "gru-before", "_gru_before_step_backward", "drh * r", "drh"),
     ("h for r * h", "gru-before", "_gru_before_step_backward", "(da_n, r * h, W_hn)", "(da_n, h, W_hn)"),
+    ("no clip", "rnn-any", "_clip", "a if limit is None else np.clip(a, -limit, limit)", "a"),
+    ("gradient through a clip", "rnn-any", "_clip_backward", "np.where(np.abs(a) < limit, da, 0)", "da"),
+    ("peephole of o at the old c", "lstm-any", "_lstm_any", "peep(p_o, c_t)", "peep(p_o, c)"),
+    ("peephole of o forgotten in dc", "lstm-any", "_lstm_any", " + peep(p_o, da_o)", ""),
+    ("peephole of f forgotten in dc", "lstm-any", "_lstm_any", " + peep(p_f, da_f)", ""),
+    ("swapped peepholes", "lstm-any", "_lstm_any", "((da_i, c), (da_f, c)", "((da_f, c), (da_i, c)"),
+    ("r forgotten", "gru-after-any", "_gru_after_any", "da_n * r]", "da_n]"),
+    ("h for r * h", "gru-before-any", "_gru_before_any", "(da_n, r * h, W_hn)", "(da_n, h, W_hn)"),
 ]
 
 

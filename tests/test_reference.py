@@ -12,7 +12,7 @@ import warnings
 import helpers
 import numpy as np
 import pytest
-from helpers import CELLS, assert_same, mutant, problem
+from helpers import CELLS, COUPLED, assert_same, mutant, problem
 
 from elman import reference
 
@@ -118,6 +118,12 @@ BUGS = [  # cell, masks, function of elman.reference, the right source, the wron
     ("gru-before", "plain", "_gru_before_step_backward", "dr = drh * h", "dr = drh * n"),
     ("gru-before", "plain", "_gru_before_step_backward", "drh * r", "drh"),
     ("gru-before", "plain", "_gru_before_step_backward", "(da_n, r * h, W_hn)", "(da_n, h, W_hn)"),
+    ("rnn-any", "plain", "_clip_backward", "np.where(np.abs(a) < limit, da, 0)", "da"),
+    ("lstm-any", "plain", "_lstm_any", " + peep(p_i, da_i)", ""),
+    ("lstm-any", "plain", "_lstm_any", "(da_o, c_t))]", "(da_o, c))]"),
+    ("lstm-any", "plain", "_lstm_any", "output.backward(c_t, dh_t * o)", "output.backward(c, dh_t * o)"),
+    ("gru-after-any", "plain", "_gru_after_any", "da_n * ah_n", "da_n * h"),
+    ("gru-before-any", "plain", "_gru_before_any", "drh * r", "drh"),
 ]
 
 
@@ -132,6 +138,7 @@ def test_gradients_reveal_a_planted_bug(name, masks, function, right, wrong):
 # One step, I = 1, H = 2, with k and j counting rows and columns from 0:
 #     weight_ih[k] = (-1)^k (k + 1) / 8    weight_hh[k, j] = (k - 3 j) / 16    x = 1.5
 #     bias_ih[k] = k / 32                  bias_hh[k] = (3 - k) / 16           h = (0.25, -0.5)    c = (1, -0.75)
+# and weight_c?[k] = (n - 2 k) / 8 for n = 0, 1, 2 and ? = i, f, o, where there are peepholes.
 # For the RNN the sums are 0.1875 + 0 + 0.09375 + 0.1875 = 0.46875 and -0.375 + 0.03125 + 0.078125 + 0.125 = -0.140625.
 # The rest was evaluated from the equations of cells.md one number at a time, with 30 digits (mpmath).
 BY_HAND = {
@@ -141,6 +148,10 @@ BY_HAND = {
     "lstm": [[0.645765309833468106, -0.0982716673603206955], [1.15550838556624298, -0.632587108593283153]],
     "gru-after": [[0.419772029176725981, -0.674713120679301161]],
     "gru-before": [[0.417294276630654423, -0.688668033983901863]],
+    "rnn-any": [[0.422200650927521361, -0.131349270200480571]],
+    "lstm-any": [[0.446744723395101383, -0.0756321887793029881], [1.20471650406595295, -0.708210758285088794]],
+    "gru-after-any": [[0.331429606285099773, -0.503164228954486385]],
+    "gru-before-any": [[0.375871801540652768, -0.600002004008157216]],
 }
 
 
@@ -148,6 +159,7 @@ def check_values(module, name, dtype=np.float64):
     cell = CELLS[name]
     k, j = np.arange(cell.gates * 2), np.arange(2)
     weights = [((-1.0) ** k * (k + 1) / 8)[:, None], (k[:, None] - 3 * j) / 16, k / 32, (3 - k) / 16]
+    weights += [(n - 2 * j) / 8 for n in range(len(cell.units))]
     weights = [tuple(w.astype(dtype) for w in weights)]
     state = [np.array([[part]], dtype) for part in ([0.25, -0.5], [1, -0.75])[: len(cell.parts)]]
     y, after, _ = cell.run(module, "forward", np.array([[[1.5]]], dtype), cell.state(state), weights)
@@ -195,24 +207,29 @@ def test_a_gradient_by_hand():
 
 # ------------------------------------------------------------------------------------- ONNX Runtime as another witness
 
-ONNX = {  # operator, its attributes for one direction, canonical gate k = ONNX gate order[k]
+ONNX = {  # operator, its activations for one direction, other attributes, canonical gate k = ONNX gate order[k]
     "rnn-tanh": ("RNN", ["Tanh"], {}, [0]),
     "rnn-relu": ("RNN", ["Relu"], {}, [0]),
     "rnn-sigmoid": ("RNN", ["Sigmoid"], {}, [0]),
     "lstm": ("LSTM", ["Sigmoid", "Tanh", "Tanh"], {}, [0, 3, 1, 2]),
     "gru-after": ("GRU", ["Sigmoid", "Tanh"], {"linear_before_reset": 1}, [1, 0, 2]),
     "gru-before": ("GRU", ["Sigmoid", "Tanh"], {"linear_before_reset": 0}, [1, 0, 2]),
+    "rnn-any": ("RNN", ["ScaledTanh"], {"clip": 0.875}, [0]),
+    "lstm-any": ("LSTM", ["Sigmoid", "ScaledTanh", "Softsign"], {"clip": 1.5}, [0, 3, 1, 2]),
+    "lstm-coupled": ("LSTM", ["Sigmoid", "Tanh", "Tanh"], {"clip": 1.5, "input_forget": 1}, [0, 3, 1, 2]),
+    "gru-after-any": ("GRU", ["HardSigmoid", "Softsign"], {"linear_before_reset": 1, "clip": 1.5}, [1, 0, 2]),
+    "gru-before-any": ("GRU", ["Sigmoid", "ScaledTanh"], {"linear_before_reset": 0, "clip": 1.25}, [1, 0, 2]),
 }
 
 
 @pytest.mark.parametrize("lengths", [None, [4, 7, 1]], ids=["plain", "lengths"])
 @each_D
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ONNX)
 def test_outputs_of_onnxruntime(name, D, lengths):
     """float32 only: ONNX Runtime has no float64 GRU. No length is 0: there it returns zeros, not the initial state."""
     onnx = pytest.importorskip("onnx")
     ort = pytest.importorskip("onnxruntime")
-    cell = CELLS[name]
+    cell = CELLS.get(name, COUPLED)
     T, B, I, H = 7, 3, 5, 4
     p = problem(cell, T, B, I, H, D, np.float32, lengths=lengths)
     operator, activations, attributes, order = ONNX[name]
@@ -228,6 +245,10 @@ def test_outputs_of_onnxruntime(name, D, lengths):
         "sequence_lens": np.full(B, T, np.int32) if lengths is None else np.array(lengths, np.int32),
     }
     feeds.update({f"initial_{part}": a for part, a in zip(cell.parts, p.state, strict=True)})
+    if cell.units:
+        feeds["P"] = np.stack([np.concatenate([w[4], w[6], w[5]]) for w in p.weights])  # i, o, f
+    chosen = cell.options.get("activations", (cell.options.get("nonlinearity"),))
+    numbers = [a[1:] for a in chosen if isinstance(a, tuple)] * D
     names = ["Y"] + [f"Y_{part}" for part in cell.parts]
     node = onnx.helper.make_node(
         operator,
@@ -236,6 +257,9 @@ def test_outputs_of_onnxruntime(name, D, lengths):
         hidden_size=H,
         direction="forward" if D == 1 else "bidirectional",
         activations=activations * D,
+        **(
+            {"activation_alpha": [a[0] for a in numbers], "activation_beta": [a[1] for a in numbers]} if numbers else {}
+        ),
         **attributes,
     )
     kinds = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int32): onnx.TensorProto.INT32}
@@ -292,7 +316,7 @@ def test_gradients_in_pieces(cell):
     dx_1, dstate, [dw_1] = cell.run(reference, "backward", tape_1, p.dy[:2], dstate)
     got = {"x": np.concatenate([dx_1, dx_2])}
     got.update({f"{part}0": d for part, d in zip(cell.parts, cell.parts_of(dstate), strict=True)})
-    got.update({name: a + b for name, a, b in zip(list(whole)[-4:], dw_1, dw_2, strict=True)})
+    got.update({name: a + b for name, a, b in zip(list(whole)[-len(dw_1) :], dw_1, dw_2, strict=True)})
     assert_same(got, whole, 1e-14)
 
 
@@ -536,7 +560,7 @@ def test_no_bias_is_a_bias_of_zeros(cell, D):
     p = problem(cell, T, B, I, H, D, bias=False)
     without = p.results(reference)
     zeros = np.zeros(cell.gates * H)
-    p.weights = [(w_ih, w_hh, zeros, zeros) for w_ih, w_hh, _, _ in p.weights]
+    p.weights = [(w_ih, w_hh, zeros, zeros, *rest) for w_ih, w_hh, _, _, *rest in p.weights]
     expected = {name: a for name, a in p.results(reference).items() if "bias" not in name}
     assert_same(without, expected, 0)
     _, _, tape = problem(cell, T, B, I, H, D, bias=False).forward(reference)
@@ -666,10 +690,11 @@ def test_elementwise_functions(dtype):
     assert reference.exp(x.reshape(7, 11, 13)).shape == (7, 11, 13) and reference.tanh(dtype(2)).shape == ()
 
 
-@each_cell
+@pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-def test_large_numbers_saturate_silently(cell, dtype):
+def test_large_numbers_saturate_silently(name, dtype):
     """No warning, whatever np.seterr says. Weights of one sign: their products overflow, but nothing is inf - inf."""
+    cell = CELLS[name]
     p = problem(cell, T, B, I, H, 2, dtype)
     p.x[:] = np.finfo(dtype).max / 2
     p.weights = [tuple(np.abs(w) + 3 for w in ws) for ws in p.weights]
@@ -681,14 +706,30 @@ def test_large_numbers_saturate_silently(cell, dtype):
         p.backward(reference, tape)
         carried = cell.state([part[:1] for part in state])
         cell.run(reference, "step", p.x[0], carried, [p.weights[:1]])
-    if cell is CELLS["rnn-relu"]:
-        assert (y == np.inf).all()
-    elif cell.name == "rnn":
-        assert (y == 1).all()
-    elif cell.name == "gru":
-        assert (y == 0.5).all()  # z = 1: the state stays
-    else:
-        np.testing.assert_allclose(y[:2, :, :H], np.tanh([[[1.5]], [[2.5]]]) + np.zeros((2, B, H)), rtol=1e-6)
+    gate, after = SATURATED[name]
+    h, c = 0.5, 0.5
+    for y_t in y[:2, :, :H]:
+        h, c = after(gate, h, c)
+        np.testing.assert_allclose(y_t, np.full((B, H), h), rtol=1e-6)
+
+
+SIGMOID = 1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(-1.25))  # at the clips below
+SATURATED = {  # a gate that is open as far as it goes, and what a step makes of it
+    "rnn-tanh": (1, lambda s, h, c: (1, 0)),
+    "rnn-relu": (1, lambda s, h, c: (np.inf, 0)),
+    "rnn-sigmoid": (1, lambda s, h, c: (1, 0)),
+    "lstm": (1, lambda s, h, c: (s * np.tanh(s * c + s * 1), s * c + s * 1)),
+    "gru-after": (1, lambda s, h, c: ((1 - s) * 1 + s * h, 0)),
+    "gru-before": (1, lambda s, h, c: ((1 - s) * 1 + s * h, 0)),
+    "rnn-any": (1, lambda s, h, c: (1.25 * np.tanh(0.75 * 0.875), 0)),
+    "lstm-any": (SIGMOID[0], lambda s, h, c: (s * softsign(c_t := s * c + s * 1.25 * np.tanh(0.75 * 1.5)), c_t)),
+    "gru-after-any": (0.25 * 1.5 + 0.5, lambda s, h, c: ((1 - s) * softsign(1.5) + s * h, 0)),
+    "gru-before-any": (SIGMOID[1], lambda s, h, c: ((1 - s) * 0.75 * np.tanh(1.25 * 1.25) + s * h, 0)),
+}
+
+
+def softsign(a):
+    return a / (1 + abs(a))
 
 
 @each_cell

@@ -6,6 +6,7 @@ of thing, ValueError for a wrong size or value, both saying what was expected an
 
 from __future__ import annotations
 
+import numbers
 import operator
 
 import numpy as np
@@ -43,6 +44,16 @@ def boolean(name, value):
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
+
+
+def number(name, value, least, most):
+    """A real number as a float; bool is refused, and NaN."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    result = float(value)
+    if not least <= result <= most:
+        raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value!r}")
+    return result
 
 
 def choice(name, value, allowed):
@@ -141,20 +152,24 @@ def reset(name, value, shape):
     return np.ascontiguousarray(a, dtype=np.uint8)
 
 
-def weights(name, value, gates, dtype=None):
-    """One layer's weights: a sequence of one or two directions, each (weight_ih, weight_hh, bias_ih, bias_hh).
+def weights(name, value, gates, units=()):
+    """One layer's weights: a sequence of one or two directions, each (weight_ih, weight_hh, bias_ih, bias_hh), followed
+    by all of `units`, the names of weights (H,) that each hidden unit has for itself, or none of them.
 
-    Both biases may be None. Returns a tuple of 4-tuples of dense arrays that agree in dtype and size.
+    Both biases may be None. Returns a tuple of tuples of dense arrays that agree in number, dtype and size.
     """
     if not isinstance(value, (tuple, list)) or len(value) not in (1, 2):
         raise TypeError(f"{name}: expected a list of one or two directions, got {_kind(value)}")
-    I = H = None
+    I = H = dtype = count = None
     checked = []
     for d, parts in enumerate(value):
         where = f"{name}[{d}]"
-        if not isinstance(parts, (tuple, list)) or len(parts) != 4:
-            raise TypeError(f"{where}: expected (weight_ih, weight_hh, bias_ih, bias_hh), got {_kind(parts)}")
-        w_ih, w_hh, b_ih, b_hh = parts
+        counts = {4, 4 + len(units)} if count is None else {count}
+        if not isinstance(parts, (tuple, list)) or len(parts) not in counts:
+            optional = f"[, {', '.join(units)}]" if units else ""
+            raise TypeError(f"{where}: expected (weight_ih, weight_hh, bias_ih, bias_hh{optional}), got {_kind(parts)}")
+        w_ih, w_hh, b_ih, b_hh, *of_units = parts
+        count = len(parts)
         if dtype is None:
             dtype = np.asarray(w_hh).dtype
             if dtype not in FLOATS:
@@ -174,6 +189,7 @@ def weights(name, value, gates, dtype=None):
                 array(f"{where}: weight_hh", w_hh, dtype, (gates * H, H), contiguous=True),
                 None if b_ih is None else array(f"{where}: bias_ih", b_ih, dtype, (gates * H,), contiguous=True),
                 None if b_hh is None else array(f"{where}: bias_hh", b_hh, dtype, (gates * H,), contiguous=True),
+                *(array(f"{where}: {n}", a, dtype, (H,), contiguous=True) for n, a in zip(units, of_units)),
             )
         )
     return tuple(checked)

@@ -32,7 +32,22 @@ class Packed:
     gates: int
     states: int
     slots: int
-    def __init__(self, cell_number: int, is_double: bool, I: int, H: int, D: int, has_bias: bool) -> None: ...
+    units: int
+    has_units: bool
+    def __init__(
+        self,
+        cell_number: int,
+        is_double: bool,
+        I: int,
+        H: int,
+        D: int,
+        has_bias: bool,
+        has_units: bool = False,
+        activations: tuple[tuple[int, float, float], ...] = (),
+        coupled: int = 0,
+        clip: float = ...,
+        cell_clip: float = ...,
+    ) -> None: ...
 
 @final
 class Stack:

@@ -12,6 +12,7 @@ from cpython.buffer cimport (
 )
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport qsort
@@ -22,11 +23,21 @@ from numpy import empty as _empty, ndarray as _ndarray, zeros as _zeros
 cdef extern from "elman.h" nogil:
     int ELMAN_CELL_COUNT
 
+    ctypedef struct elman_activation:
+        int name
+        double alpha, beta
+
+    ctypedef struct elman_options:
+        elman_activation activations[3]
+        int coupled, peepholes
+        double clip, cell_clip
+
     ctypedef struct elman_weights:
         const void *w_ih
         const void *w_hh
         const void *b_ih
         const void *b_hh
+        const void *units
         const void *wt_ih
         const void *wt_hh
 
@@ -34,6 +45,7 @@ cdef extern from "elman.h" nogil:
         ptrdiff_t T, B, I, H
         int directions, threads
         const elman_weights *weights
+        const elman_options *options
         const void *x
         ptrdiff_t x_t, x_b
         const ptrdiff_t *lengths
@@ -61,16 +73,18 @@ cdef extern from "elman.h" nogil:
         void *dw_hh[2]
         void *db_ih[2]
         void *db_hh[2]
+        void *dunits[2]
 
     ctypedef struct elman_cell:
         const char *name
-        int gates, states, slots, size
+        int gates, states, slots, units, size
         void (*forward)(const elman_forward_call *call) noexcept nogil
         void (*backward)(const elman_backward_call *call) noexcept nogil
         ptrdiff_t (*forward_scratch)(const elman_layer *layer) noexcept nogil
         ptrdiff_t (*backward_scratch)(const elman_layer *layer) noexcept nogil
         void (*pack)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, const void *b_ih, const void *b_hh,
-                     void *panels_ih, void *panels_hh, void *padded_b_ih, void *padded_b_hh) noexcept nogil
+                     const void *units, void *panels_ih, void *panels_hh, void *padded_b_ih, void *padded_b_hh,
+                     void *padded_units) noexcept nogil
         void (*pack_transposed)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, void *panels_ih,
                                 void *panels_hh) noexcept nogil
 
@@ -141,16 +155,25 @@ cdef class Packed:
     cdef const elman_kernels *kernels
     cdef const elman_cell *cell
     cdef elman_weights weights[2]
+    cdef elman_options options
     cdef list buffers  # the memory that `weights` points into
     cdef readonly ptrdiff_t I, H
     cdef readonly int D, cell_number
-    cdef readonly bint is_double, has_bias
+    cdef readonly bint is_double, has_bias, has_units
 
-    def __init__(self, int cell_number, bint is_double, ptrdiff_t I, ptrdiff_t H, int D, bint has_bias):
+    def __init__(self, int cell_number, bint is_double, ptrdiff_t I, ptrdiff_t H, int D, bint has_bias,
+                 bint has_units=False, tuple activations=(), int coupled=0, double clip=INFINITY,
+                 double cell_clip=INFINITY):
+        """activations: up to three of (number, alpha, beta), for a cell that ends in _any."""
+        cdef int i
         self.kernels = elman_get_kernels(current_isa, is_double)
         self.cell = &self.kernels.cells[cell_number]
         self.cell_number, self.is_double, self.has_bias = cell_number, is_double, has_bias
         self.I, self.H, self.D = I, H, D
+        self.has_units = self.options.peepholes = has_units
+        for i, (number, alpha, beta) in enumerate(activations):
+            self.options.activations[i] = elman_activation(number, alpha, beta)
+        self.options.coupled, self.options.clip, self.options.cell_clip = coupled, clip, cell_clip
         self.buffers = []
 
     @property
@@ -173,20 +196,30 @@ cdef class Packed:
     def slots(self):
         return self.cell.slots
 
+    @property
+    def units(self):
+        return self.cell.units
+
 
 def pack(Packed packed, int d, const real[:, ::1] w_ih, const real[:, ::1] w_hh, const real[::1] b_ih,
-         const real[::1] b_hh, real[::1] panels_ih, real[::1] panels_hh, real[::1] padded_b_ih,
-         real[::1] padded_b_hh):
+         const real[::1] b_hh, const real[:, ::1] units, real[::1] panels_ih, real[::1] panels_hh,
+         real[::1] padded_b_ih, real[::1] padded_b_hh, real[::1] padded_units):
     cdef elman_weights *w = &packed.weights[d]
     cdef const void *bias_ih = NULL
     cdef const void *bias_hh = NULL
     if b_ih is not None:
         bias_ih, bias_hh = &b_ih[0], &b_hh[0]
+    cdef const void *of_units = NULL
+    cdef void *padded = NULL
+    if units is not None:
+        of_units = &units[0, 0]
+    if packed.cell.units:
+        padded = &padded_units[0]
     with nogil:
-        packed.cell.pack(packed.I, packed.H, &w_ih[0, 0], &w_hh[0, 0], bias_ih, bias_hh, &panels_ih[0], &panels_hh[0],
-                         &padded_b_ih[0], &padded_b_hh[0])
-    w.w_ih, w.w_hh, w.b_ih, w.b_hh = &panels_ih[0], &panels_hh[0], &padded_b_ih[0], &padded_b_hh[0]
-    packed.buffers += [panels_ih, panels_hh, padded_b_ih, padded_b_hh]
+        packed.cell.pack(packed.I, packed.H, &w_ih[0, 0], &w_hh[0, 0], bias_ih, bias_hh, of_units, &panels_ih[0],
+                         &panels_hh[0], &padded_b_ih[0], &padded_b_hh[0], padded)
+    w.w_ih, w.w_hh, w.b_ih, w.b_hh, w.units = &panels_ih[0], &panels_hh[0], &padded_b_ih[0], &padded_b_hh[0], padded
+    packed.buffers += [panels_ih, panels_hh, padded_b_ih, padded_b_hh, padded_units]
 
 
 def pack_transposed(Packed packed, int d, const real[:, ::1] w_ih, const real[:, ::1] w_hh, real[::1] panels_ih,
@@ -207,7 +240,7 @@ cdef inline const void *start_of(const real[:, :, ::1] a) noexcept:
 cdef void fill_layer(elman_layer *layer, Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
                      const unsigned char[:, ::1] reset, int threads):
     layer.T, layer.B, layer.I, layer.H = x.shape[0], x.shape[1], packed.I, packed.H
-    layer.directions, layer.weights = packed.D, packed.weights
+    layer.directions, layer.weights, layer.options = packed.D, packed.weights, &packed.options
     layer.tape, layer.recompute, layer.scratch = NULL, 0, NULL
     fill_arrays[real](layer, x, lengths, reset, threads)
 
@@ -288,7 +321,10 @@ def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
         call.dw_ih[d] = &matrix[0, 0]
         matrix = dweights[d][1]
         call.dw_hh[d] = &matrix[0, 0]
-        call.db_ih[d] = call.db_hh[d] = NULL
+        call.db_ih[d] = call.db_hh[d] = call.dunits[d] = NULL
+        if packed.has_units:
+            matrix = dweights[d][4]
+            call.dunits[d] = &matrix[0, 0]
         if packed.has_bias:
             bias = dweights[d][2]
             call.db_ih[d] = &bias[0]
@@ -352,6 +388,7 @@ cdef class Stack:
     cdef tuple layers  # of Packed
     cdef elman_weights *weights  # (L * D)
     cdef const elman_cell *cell
+    cdef const elman_options *options
     cdef object dtype, threads
     cdef ptrdiff_t I, H, work  # multiplications of a step of one sequence
     cdef int D, states
@@ -364,6 +401,7 @@ cdef class Stack:
         self.layers, self.dtype, self.threads, self.work = tuple(layers), dtype, threads, 0
         packed = <Packed>self.layers[0]
         self.I, self.H, self.D, self.cell = packed.I, packed.H, packed.D, packed.cell
+        self.options = &packed.options
         self.states, self.item = packed.cell.states, b"d" if packed.is_double else b"f"
         self.weights = <elman_weights *>PyMem_RawMalloc(len(self.layers) * self.D * sizeof(elman_weights))
         if self.weights == NULL:
@@ -561,7 +599,7 @@ cdef class Stack:
         if B == 0:
             return 0
         call.layer.T, call.layer.B, call.layer.I, call.layer.H = T, B, self.I, self.H
-        call.layer.directions, call.layer.weights = self.D, self.weights
+        call.layer.directions, call.layer.weights, call.layer.options = self.D, self.weights, self.options
         call.layer.tape, call.layer.recompute = NULL, 0
         index = (elman_stack_index(&call.layer) * <ptrdiff_t>sizeof(ptrdiff_t) + 63) // 64 * 64
         needed = 64 + index + elman_stack_scratch(self.cell, layers, &call.layer) * self.cell.size

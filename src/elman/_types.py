@@ -13,6 +13,6 @@ State: TypeAlias = "Array | Arrays | None"  # h, or (h, c); None, whole or in pa
 Packed: TypeAlias = Any  # what `*_pack` returns
 Tape: TypeAlias = Any  # what `*_forward` returns for `*_backward`
 Weights: TypeAlias = (
-    "Sequence[Sequence[Array | None]] | Packed"  # per direction (weight_ih, weight_hh, bias_ih, bias_hh)
+    "Sequence[Sequence[Array | None]] | Packed"  # per direction (weight_ih, weight_hh, bias_ih, bias_hh, ...)
 )
 Gradients: TypeAlias = "list[tuple[Array | None, ...]]"  # the same form

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks, _config, _kernels
+from . import _checks, _config, _kernels, _options
 from ._locks import ForkSafeLock
+from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, Activation
 from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
@@ -25,8 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 _CELLS = {name: number for number, name in enumerate(_kernels.cell_names())}
-_LETTERS = {"lstm": ("h", "c")}  # the states of a cell; ("h",) for all others
-_NONLINEARITIES = ("tanh", "relu", "sigmoid")
+_ACTIVATIONS = {name: number for number, name in enumerate(_options.ACTIVATIONS)}
 
 # Indexing a fused function once spares every call the search for its types.
 _BY_DTYPE = {
@@ -39,24 +39,51 @@ _BY_DTYPE = {
 _packing = ForkSafeLock()
 
 
+class _Kind(NamedTuple):
+    """A cell and what is asked of it."""
+
+    family: str  # "rnn", "lstm", "gru_reset_after", "gru_reset_before"
+    options: _options.Options
+
+    def cell(self, has_units: bool) -> str:
+        """The kernels' name: the plain cell where it does, since it is the fastest."""
+        if self.family == "rnn":
+            plain = f"rnn_{self.options.activations[0].name}"
+            return plain if plain in _CELLS and self.options.clip is None else "rnn_any"
+        default = _options.LSTM if self.family == "lstm" else _options.GRU
+        return self.family if self.options == default and not has_units else f"{self.family}_any"
+
+    def for_kernels(self) -> tuple[Any, ...]:
+        """As _kernels.Packed takes them."""
+        o = self.options
+        activations = tuple((_ACTIVATIONS[a.name], a.alpha, a.beta) for a in o.activations)
+        limits = (np.inf if limit is None else limit for limit in (o.clip, o.cell_clip))
+        return activations, _options.COUPLED.index(o.coupled), *limits
+
+
 class PackedWeights:
     """One layer's weights, copied and laid out for the kernels; made by `rnn_pack`, `lstm_pack` and `gru_pack`."""
 
-    def __init__(self, cell: str, weights: Any, name: str = "weights"):
-        gates = {"lstm": 4, "gru": 3, "rnn": 1}[cell.partition("_")[0]]
-        self.cell = cell
-        self.arrays = tuple(tuple(map(_frozen, d)) for d in _checks.weights(name, weights, gates))
-        w_hh = self.arrays[0][1]
+    def __init__(self, kind: _Kind, weights: Any, name: str = "weights"):
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind.family.partition("_")[0]]
+        units = _options.PEEPHOLES if kind.family == "lstm" else ()
+        self.arrays = tuple(tuple(map(_frozen, d)) for d in _checks.weights(name, weights, gates, units))
+        self.kind = kind
+        _, w_hh, b_ih, _, *of_units = self.arrays[0]
+        self.cell = kind.cell(bool(of_units))
         self.dtype = w_hh.dtype
         self.kernels = _BY_DTYPE[self.dtype]
         self.I, self.H, self.D = self.arrays[0][0].shape[1], w_hh.shape[1], len(self.arrays)
-        has_bias = self.arrays[0][2] is not None
-        self.packed = _kernels.Packed(_CELLS[cell], self.dtype == np.float64, self.I, self.H, self.D, has_bias)
-        self.letters = _LETTERS.get(cell, ("h",))
-        for d, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.arrays):
-            columns = gates * self._padded(self.H)
-            memory = [_aligned(n, self.dtype) for n in (self.I * columns, self.H * columns, columns, columns)]
-            self.kernels["pack"](self.packed, d, w_ih, w_hh, b_ih, b_hh, *memory)
+        self.packed = _kernels.Packed(
+            _CELLS[self.cell], self.dtype == np.float64, self.I, self.H, self.D, b_ih is not None, bool(of_units),
+            *kind.for_kernels(),
+        )  # fmt: skip
+        self.letters = ("h", "c")[: self.packed.states]
+        for d, (w_ih, w_hh, b_ih, b_hh, *of_units) in enumerate(self.arrays):
+            columns, rest = gates * self._padded(self.H), self.packed.units * self._padded(self.H)
+            memory = [_aligned(n, self.dtype) for n in (self.I * columns, self.H * columns, columns, columns, rest)]
+            stacked = np.stack(of_units) if of_units else None
+            self.kernels["pack"](self.packed, d, w_ih, w_hh, b_ih, b_hh, stacked, *memory)
         self._has_transposed = False
         self.spare: deque[Array] = deque(maxlen=1)  # see _Memory; layers hand it on when their weights change
 
@@ -64,7 +91,7 @@ class PackedWeights:
         """The packed weights with their transposed panels, which are made when they are first wanted."""
         if not self._has_transposed:
             with _packing.held():
-                for d, (w_ih, w_hh, _, _) in enumerate(() if self._has_transposed else self.arrays):
+                for d, (w_ih, w_hh, *_) in enumerate(() if self._has_transposed else self.arrays):
                     rows = self.packed.gates * self._padded(self.H)
                     memory = [_aligned(rows * self._padded(n), self.dtype) for n in (self.I, self.H)]
                     self.kernels["pack_transposed"](self.packed, d, w_ih, w_hh, *memory)
@@ -113,19 +140,32 @@ class _Tape:
         return self.memory.array
 
 
-def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Packed:
-    """Lay out the weights of an RNN layer once; the result goes wherever `weights` goes."""
-    return _weights(_rnn(nonlinearity), weights)
+def rnn_pack(weights: Weights, *, nonlinearity: Activation = "tanh", clip: float | None = None) -> Packed:
+    """Lay out the weights of an RNN layer once; the result goes wherever `weights` goes, with the same options."""
+    return _weights(_rnn(nonlinearity, clip), weights)
 
 
-def lstm_pack(weights: Weights) -> Packed:
-    """Lay out the weights of an LSTM layer once; the result goes wherever `weights` goes."""
-    return _weights("lstm", weights)
+def lstm_pack(
+    weights: Weights,
+    *,
+    coupled: str | None = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
+    activations: Sequence[Activation] = LSTM_ACTIVATIONS,
+) -> Packed:
+    """Lay out the weights of an LSTM layer once; the result goes wherever `weights` goes, with the same options."""
+    return _weights(_lstm(activations, coupled, clip, cell_clip), weights)
 
 
-def gru_pack(weights: Weights, *, reset_after: bool = True) -> Packed:
-    """Lay out the weights of a GRU layer once; the result goes wherever `weights` goes."""
-    return _weights(_gru(reset_after), weights)
+def gru_pack(
+    weights: Weights,
+    *,
+    reset_after: bool = True,
+    clip: float | None = None,
+    activations: Sequence[Activation] = GRU_ACTIVATIONS,
+) -> Packed:
+    """Lay out the weights of a GRU layer once; the result goes wherever `weights` goes, with the same options."""
+    return _weights(_gru(reset_after, activations, clip), weights)
 
 
 def rnn_forward(
@@ -133,7 +173,8 @@ def rnn_forward(
     state: State,
     weights: Weights,
     *,
-    nonlinearity: str = "tanh",
+    nonlinearity: Activation = "tanh",
+    clip: float | None = None,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
@@ -144,7 +185,7 @@ def rnn_forward(
 
     nonlinearity: phi, "tanh", "relu" or "sigmoid".
     """
-    return _forward(_rnn(nonlinearity), x, state, weights, lengths, reset, training, recompute, out)
+    return _forward(_rnn(nonlinearity, clip), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def lstm_forward(
@@ -152,6 +193,10 @@ def lstm_forward(
     state: State,
     weights: Weights,
     *,
+    coupled: str | None = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
+    activations: Sequence[Activation] = LSTM_ACTIVATIONS,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
@@ -174,7 +219,9 @@ def lstm_forward(
     Raises TypeError and ValueError naming the argument, before anything is written.
     Equations: csrc/cells/lstm.inc, elman.reference.
     """
-    return _forward("lstm", x, state, weights, lengths, reset, training, recompute, out)
+    return _forward(
+        _lstm(activations, coupled, clip, cell_clip), x, state, weights, lengths, reset, training, recompute, out
+    )
 
 
 def gru_forward(
@@ -183,6 +230,8 @@ def gru_forward(
     weights: Weights,
     *,
     reset_after: bool = True,
+    clip: float | None = None,
+    activations: Sequence[Activation] = GRU_ACTIVATIONS,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
@@ -193,7 +242,7 @@ def gru_forward(
 
     reset_after: whether r multiplies after the recurrent product (PyTorch) or before it (the default of ONNX).
     """
-    return _forward(_gru(reset_after), x, state, weights, lengths, reset, training, recompute, out)
+    return _forward(_gru(reset_after, activations, clip), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
@@ -223,14 +272,25 @@ def rnn_step(
     state: Array,
     stack: Sequence[Weights],
     *,
-    nonlinearity: str = "tanh",
+    nonlinearity: Activation = "tanh",
+    clip: float | None = None,
     out: Array | None = None,
 ) -> Array:
     """One step of stacked RNN layers: see `lstm_step`; state is h (L, B, H)."""
-    return _step(_rnn(nonlinearity), x, state, stack, out)
+    return _step(_rnn(nonlinearity, clip), x, state, stack, out)
 
 
-def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array | None = None) -> Array:
+def lstm_step(
+    x: Array,
+    state: Arrays,
+    stack: Sequence[Weights],
+    *,
+    coupled: str | None = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
+    activations: Sequence[Activation] = LSTM_ACTIVATIONS,
+    out: Array | None = None,
+) -> Array:
     """One step of L stacked one-direction layers, in place.
 
     x:     (B, I)
@@ -239,7 +299,7 @@ def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array |
     out:   (B, H) to write the top layer's output into; may not overlap x or the state
     Returns the top layer's output (B, H).
     """
-    return _step("lstm", x, state, stack, out)
+    return _step(_lstm(activations, coupled, clip, cell_clip), x, state, stack, out)
 
 
 def gru_step(
@@ -248,10 +308,12 @@ def gru_step(
     stack: Sequence[Weights],
     *,
     reset_after: bool = True,
+    clip: float | None = None,
+    activations: Sequence[Activation] = GRU_ACTIVATIONS,
     out: Array | None = None,
 ) -> Array:
     """One step of stacked GRU layers: see `lstm_step`; state is h (L, B, H)."""
-    return _step(_gru(reset_after), x, state, stack, out)
+    return _step(_gru(reset_after, activations, clip), x, state, stack, out)
 
 
 def exp(x: npt.ArrayLike) -> Array:
@@ -269,24 +331,31 @@ def tanh(x: npt.ArrayLike) -> Array:
     return _elementwise("tanh", x)
 
 
-def _rnn(nonlinearity):
-    return "rnn_" + _checks.choice("nonlinearity", nonlinearity, _NONLINEARITIES)
+def _rnn(nonlinearity, clip):
+    return _Kind("rnn", _options.rnn(nonlinearity, clip))
 
 
-def _gru(reset_after):
-    return "gru_reset_after" if _checks.boolean("reset_after", reset_after) else "gru_reset_before"
+def _lstm(activations, coupled, clip, cell_clip):
+    return _Kind("lstm", _options.lstm(activations, coupled, clip, cell_clip))
 
 
-def _weights(cell, weights, name="weights"):
+def _gru(reset_after, activations, clip):
+    where = "after" if _checks.boolean("reset_after", reset_after) else "before"
+    return _Kind(f"gru_reset_{where}", _options.gru(activations, clip))
+
+
+def _weights(kind, weights, name="weights"):
     if type(weights) is not PackedWeights:
-        return PackedWeights(cell, weights, name)
-    if weights.cell != cell:
-        raise ValueError(f"{name}: expected weights packed for {cell}, got weights packed for {weights.cell}")
+        return PackedWeights(kind, weights, name)
+    if weights.kind != kind:
+        wanted, got = (k.family if k.family != other.family else k for k, other in
+                       ((kind, weights.kind), (weights.kind, kind)))  # fmt: skip
+        raise ValueError(f"{name}: expected weights packed for {wanted}, got weights packed for {got}")
     return weights
 
 
-def _forward(cell, x, state, weights, lengths, reset, training, recompute, out):
-    w = _weights(cell, weights)
+def _forward(kind, x, state, weights, lengths, reset, training, recompute, out):
+    w = _weights(kind, weights)
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     dtype, H, D = w.dtype, w.H, w.D
     x = _checks.array("x", x, dtype, ("T", "B", w.I))
@@ -333,20 +402,22 @@ def _backward(family, tape, dy, dstate):
     dx = (np.empty if tape.lengths is None else np.zeros)((T, B, I), dtype)
     dh = np.empty((D, B, H), dtype)
     dc = np.empty((D, B, H), dtype) if packed.states == 2 else None
-    dweights = [tuple(None if a is None else np.empty_like(a) for a in arrays) for arrays in w.arrays]
+    dweights = [tuple(None if a is None else np.empty_like(a) for a in arrays[:4]) for arrays in w.arrays]
+    dunits = [np.empty((len(arrays) - 4, H), dtype) for arrays in w.arrays]
     w.kernels["backward"](
         packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, tape.recompute, dy, dh_last,
-        dc_last, dx, dh, dc, dweights,
+        dc_last, dx, dh, dc, [(*arrays, of_units) for arrays, of_units in zip(dweights, dunits)],
     )  # fmt: skip
+    dweights = [(*arrays, *map(np.copy, of_units)) for arrays, of_units in zip(dweights, dunits)]
     return dx, _bundled([dh, dc]), dweights
 
 
-def _step(cell, x, state, stack, out):
+def _step(kind, x, state, stack, out):
     if not isinstance(stack, (tuple, list)):
         raise TypeError(f"stack: expected a list with the weights of each layer, got {type(stack).__name__}")
     packed = []
     for layer, weights in enumerate(stack):
-        w = _weights(cell, weights, f"stack[{layer}]")
+        w = _weights(kind, weights, f"stack[{layer}]")
         if w.D != 1:
             raise ValueError(f"stack[{layer}]: expected one direction, got two (step cannot look ahead)")
         packed.append(w)

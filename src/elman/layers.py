@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import importlib
 import math
-import numbers
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
@@ -19,8 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
+from . import _options
 from ._config import get_num_threads
 from ._locks import ForkSafeLock
+from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, Activation
 from ._parameters import Parametrised, Params, Snapshot
 from ._state import LSTMState
 
@@ -66,7 +67,8 @@ class Recurrent(Parametrised, Generic[State]):
     _cell: str  # the prefix of the backend's functions
     _gates: int  # blocks of H rows in the weights
     _letters: tuple[str, ...] = ("h",)  # the parts of a state
-    _cell_options: tuple[str, ...] = ()  # settings that the backend's functions take
+    _cell_options: Mapping[str, Any] = {}  # settings that the backend's functions take, and their defaults
+    _units: tuple[str, ...] = ()  # weights (H,) that each unit has for itself
     _not_pickled = (*Parametrised._not_pickled, "_pack", "_forward", "_backward", "_step", "_inference", "_drawing")
 
     input_size: int
@@ -87,7 +89,7 @@ class Recurrent(Parametrised, Generic[State]):
         self.num_layers = L = check.integer("num_layers", num_layers, 1, check.MOST)
         self.bidirectional = check.boolean("bidirectional", bidirectional)
         self.batch_first = check.boolean("batch_first", batch_first)
-        self.dropout = _number("dropout", dropout, 0.0, 1.0)
+        self.dropout = check.number("dropout", dropout, 0.0, 1.0)
         self.bias = check.boolean("bias", bias)
         self.dtype = check.dtype_of("dtype", dtype)
         self.backend = check.choice("backend", backend, tuple(_BACKENDS))
@@ -102,9 +104,9 @@ class Recurrent(Parametrised, Generic[State]):
         rows = self._gates * H
         arrays = {}
         for k in range(L):
-            shapes = ((rows, D * H if k else I), (rows, H), (rows,), (rows,))
+            shapes = ((rows, D * H if k else I), (rows, H), *([(rows,)] * 2 if self.bias else ()))
             for d in range(D):
-                for name, shape in zip(self._names(k, d), shapes, strict=False):  # two names without biases
+                for name, shape in zip(self._names(k, d), shapes + ((H,),) * len(self._units), strict=True):
                     arrays[name] = self._rng.uniform(-limit, limit, shape)
         self._start(arrays)
 
@@ -226,7 +228,8 @@ class Recurrent(Parametrised, Generic[State]):
             down, dstate_k, dweights = self._backward(tape._tapes[k], down, self._layer_state(given, k))
             initial.insert(0, dstate_k)
             for d in range(D):
-                new.update(zip(self._names(k, d), dweights[d], strict=False))  # without biases the rest is None
+                given_weights = (dweight for dweight in dweights[d] if dweight is not None)  # there may be no biases
+                new.update(zip(self._names(k, d), given_weights, strict=True))
         dx = np.ascontiguousarray(_callers(down, layout))
         return dx, self._stacked(initial, layout), self._accumulated(grads, new)
 
@@ -335,7 +338,8 @@ class Recurrent(Parametrised, Generic[State]):
     def _bind(self) -> None:
         """Find the backend's functions. It is imported here, so that neither needs the other."""
         backend = importlib.import_module(_BACKENDS[self.backend])
-        options = {name: getattr(self, name) for name in self._cell_options}
+        settings = ((name, getattr(self, name), default) for name, default in self._cell_options.items())
+        options = {name: value for name, value, default in settings if value != default}
 
         def function(what):
             found = getattr(backend, f"{self._cell}_{what}")
@@ -347,16 +351,18 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _names(self, k: int, d: int) -> list[str]:
         """PyTorch's names of stacked layer k in direction d."""
-        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if self.bias else ()), *self._units)
         return [f"{kind}_l{k}{'_reverse' if d else ''}" for kind in kinds]
+
+    def _weights(self, params: Params, k: int, d: int) -> list[Any]:
+        """Those of stacked layer k in direction d as the backend takes them."""
+        arrays = [params[name] for name in self._names(k, d)]
+        return arrays if self.bias else [*arrays[:2], None, None, *arrays[2:]]
 
     def _packed(self, params: Params) -> tuple[list[Any], Any]:
         """The backend's form of the weights, one entry per stacked layer, and its Inference, where it has that."""
-        no_bias = () if self.bias else (None, None)
-        stack = [
-            self._pack([(*(params[name] for name in self._names(k, d)), *no_bias) for d in range(self._directions)])
-            for k in range(self.num_layers)
-        ]
+        directions = range(self._directions)
+        stack = [self._pack([self._weights(params, k, d) for d in directions]) for k in range(self.num_layers)]
         if self._inference is None:
             return stack, None
         before = vars(self).get("_snapshot")
@@ -502,6 +508,17 @@ class LSTM(Recurrent[LSTMState]):
     dropout : 0 to 1, the chance that an output of a layer but the top one is zeroed, in `forward` only.
     bias : whether there are bias_ih and bias_hh.
     forget_bias : None: as PyTorch; a number: what the forget gates' biases start at (in bias_ih, with bias_hh 0).
+    peephole : the gates see the cell state, each unit its own (Gers and Schmidhuber 2000): a_i + w_ci * c,
+        a_f + w_cf * c, a_o + w_co * c_t with the new c_t. Weights weight_ci_l{k}, weight_cf_l{k}, weight_co_l{k}, (H,).
+    coupled : "f=1-i" (ONNX's input_forget) or "i=1-f" (TFLite, Greff et al. 2017): one gate for both. The rows of the
+        gate that is no more stay in the weights, have no effect and gradient 0. Named after what is computed.
+    clip : a number: the sums inside the activations are limited to -clip ... clip (ONNX). No gradient passes from
+        there outwards.
+    cell_clip : the same for c_t, before its peephole and its activation (TFLite).
+    activations : of the gates, the candidate g and the output, each a name or (name, alpha, beta) of ONNX's: "tanh",
+        "sigmoid", "relu", "softsign", "softplus", ("affine", alpha, beta) alpha x + beta, ("leakyrelu", alpha),
+        ("thresholdedrelu", alpha), ("scaledtanh", alpha, beta) alpha tanh(beta x), ("hardsigmoid", alpha, beta),
+        ("elu", alpha).
     dtype : float32 or float64, of the weights and of everything that goes in and out.
     seed : a whole number, for the weights and for dropout's masks; None is random.
     backend : "compiled", or "reference" for the NumPy equations.
@@ -519,6 +536,7 @@ class LSTM(Recurrent[LSTMState]):
     _cell = "lstm"
     _gates = 4
     _letters = ("h", "c")
+    _cell_options = {"coupled": None, "clip": None, "cell_clip": None, "activations": LSTM_ACTIVATIONS}
 
     def __init__(
         self,
@@ -531,16 +549,26 @@ class LSTM(Recurrent[LSTMState]):
         dropout: float = 0.0,
         bias: bool = True,
         forget_bias: float | None = None,
+        peephole: bool = False,
+        coupled: str | None = None,
+        clip: float | None = None,
+        cell_clip: float | None = None,
+        activations: Sequence[Activation] = LSTM_ACTIVATIONS,
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
     ):
+        self.peephole = check.boolean("peephole", peephole)
+        self._units = _options.PEEPHOLES if self.peephole else ()
+        chosen = _options.lstm(activations, coupled, clip, cell_clip)
+        self.coupled, self.clip, self.cell_clip = chosen.coupled, chosen.clip, chosen.cell_clip
+        self.activations = tuple(activation.entry for activation in chosen.activations)
         super().__init__(
             input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
         )
         if forget_bias is not None:
             most = float(np.finfo(self.dtype).max)
-            forget_bias = _number("forget_bias", forget_bias, -most, most)
+            forget_bias = check.number("forget_bias", forget_bias, -most, most)
             if not bias:
                 raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias}")
             f = slice(self.hidden_size, 2 * self.hidden_size)
@@ -563,6 +591,7 @@ class GRU(Recurrent[np.ndarray]):
         h_t  = (1 - z) * n + z * h
 
     reset_after : whether the reset gate acts after the recurrent product or before it.
+    clip, activations : as in `LSTM`; of the gates and the candidate n.
 
     The other arguments are those of `LSTM`. Weights as there, with 3H rows in the order r, z, n. A state is the array
     h.
@@ -575,7 +604,7 @@ class GRU(Recurrent[np.ndarray]):
 
     _cell = "gru"
     _gates = 3
-    _cell_options = ("reset_after",)
+    _cell_options = {"reset_after": True, "clip": None, "activations": GRU_ACTIVATIONS}
 
     def __init__(
         self,
@@ -588,11 +617,15 @@ class GRU(Recurrent[np.ndarray]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bias: bool = True,
+        clip: float | None = None,
+        activations: Sequence[Activation] = GRU_ACTIVATIONS,
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
     ):
         self.reset_after = check.boolean("reset_after", reset_after)
+        chosen = _options.gru(activations, clip)
+        self.clip, self.activations = chosen.clip, tuple(activation.entry for activation in chosen.activations)
         super().__init__(
             input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
         )
@@ -603,7 +636,9 @@ class RNN(Recurrent[np.ndarray]):
 
         h_t = act(W_ih x_t + b_ih + W_hh h + b_hh)
 
-    nonlinearity : act, "tanh", "relu" or "sigmoid".
+    nonlinearity : act, "tanh", "relu", "sigmoid" or any other of the activations in `LSTM`.
+    activations : the same under the name that the other cells have, in their form: (act,).
+    clip : as in `LSTM`.
 
     The other arguments are those of `LSTM`. Weights as there, with H rows. A state is the array h.
 
@@ -615,7 +650,7 @@ class RNN(Recurrent[np.ndarray]):
 
     _cell = "rnn"
     _gates = 1
-    _cell_options = ("nonlinearity",)
+    _cell_options = {"nonlinearity": "tanh", "clip": None}
 
     def __init__(
         self,
@@ -623,16 +658,25 @@ class RNN(Recurrent[np.ndarray]):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        nonlinearity: str = "tanh",
+        nonlinearity: Activation = "tanh",
         bidirectional: bool = False,
         batch_first: bool = False,
         dropout: float = 0.0,
         bias: bool = True,
+        activations: Sequence[Activation] | None = None,
+        clip: float | None = None,
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
     ):
-        self.nonlinearity = check.choice("nonlinearity", nonlinearity, ("tanh", "relu", "sigmoid"))
+        if activations is not None:
+            if nonlinearity != "tanh":
+                raise ValueError("activations: expected either nonlinearity or activations, got both")
+            if not isinstance(activations, (tuple, list)) or len(activations) != 1:
+                raise ValueError(f"activations: expected one in a tuple, got {activations!r}")
+            (nonlinearity,) = activations
+        chosen = _options.rnn(nonlinearity, clip)
+        self.nonlinearity, self.clip = chosen.activations[0].entry, chosen.clip
         super().__init__(
             input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
         )
@@ -660,12 +704,3 @@ def _rank(name: str, value: Any) -> int:
         return np.ndim(value)
     except Exception as error:  # a ragged list, say
         raise ValueError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
-
-
-def _number(name: str, value: Any, least: float, most: float) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    number = float(value)
-    if not least <= number <= most:  # NaN is refused too
-        raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value!r}")
-    return number

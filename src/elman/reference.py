@@ -48,7 +48,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks
+from . import _checks, _options
+from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, Activation
 from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
@@ -135,6 +136,7 @@ class _Cell(NamedTuple):
     gates: int  # blocks of H rows in the weights
     step: Callable[[Array, Arrays, Arrays], tuple[Arrays, Arrays]]
     step_backward: Callable[[Arrays, Array, Arrays, Arrays, Arrays], tuple[Array, Arrays, Arrays]]
+    units: tuple[str, ...] = ()  # weights (H,) that each unit may have for itself, after the other four
 
 
 # RNN:  h_t = act(W_ih x_t + b_ih + W_hh h + b_hh)
@@ -303,6 +305,234 @@ def _gates(a: Array, count: int) -> list[Array]:
     return [a[:, k * H : (k + 1) * H] for k in range(count)]
 
 
+# ------------------------------------------------------------------------------- the same cells with other activations
+#
+# and with clipping, coupled gates and peepholes. A pre-activation is now written whole and kept, since the slope of an
+# activation need not follow from its value.
+
+
+def _always(value: float) -> Callable[[Array], Array]:
+    return lambda a: np.full_like(a, value)
+
+
+def _softplus(a: Array) -> Array:
+    return np.maximum(a, 0) + np.log1p(np.exp(-np.abs(a)))
+
+
+def _function_of(chosen: _options.Chosen) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """An activation of ONNX and its slope, both of the pre-activation; at a kink the slope of the side below."""
+    name, alpha, beta = chosen
+    pairs: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+        "tanh": (np.tanh, lambda a: 1 - np.tanh(a) ** 2),
+        "sigmoid": (_sigmoid, lambda a: _sigmoid(a) * (1 - _sigmoid(a))),
+        "relu": (lambda a: np.maximum(a, 0), lambda a: a > 0),
+        "affine": (lambda a: alpha * a + beta, _always(alpha)),
+        "leakyrelu": (lambda a: np.where(a < 0, alpha * a, a), lambda a: np.where(a > 0, 1, alpha)),
+        "thresholdedrelu": (lambda a: np.where(a <= alpha, 0, a), lambda a: a > alpha),
+        "scaledtanh": (lambda a: alpha * np.tanh(beta * a), lambda a: alpha * beta * (1 - np.tanh(beta * a) ** 2)),
+        "hardsigmoid": (
+            lambda a: np.clip(alpha * a + beta, 0, 1),
+            lambda a: np.where((0 < alpha * a + beta) & (alpha * a + beta < 1), alpha, 0),
+        ),
+        "elu": (
+            lambda a: np.where(a < 0, alpha * np.expm1(np.minimum(a, 0)), a),
+            lambda a: np.where(a > 0, 1, alpha * np.exp(np.minimum(a, 0))),
+        ),
+        "softsign": (lambda a: a / (1 + np.abs(a)), lambda a: 1 / (1 + np.abs(a)) ** 2),
+        "softplus": (_softplus, _sigmoid),
+    }
+    return pairs[name]
+
+
+def _clip(limit: float | None, a: Array) -> Array:
+    return a if limit is None else np.clip(a, -limit, limit)
+
+
+def _clip_backward(limit: float | None, a: Array, da: Array) -> Array:
+    """No gradient passes where a was clipped, nor on the border."""
+    return da if limit is None else np.where(np.abs(a) < limit, da, 0)
+
+
+class _Activation:
+    """y = f(clip(a))"""
+
+    def __init__(self, chosen: _options.Chosen, clip: float | None):
+        self._f, self._slope = _function_of(chosen)
+        self._limit = clip
+
+    def __call__(self, a: Array) -> Array:
+        return np.asarray(self._f(_clip(self._limit, a)), a.dtype)
+
+    def backward(self, a: Array, dy: Array) -> Array:
+        """The gradient by a from that by y."""
+        slope = np.asarray(self._slope(_clip(self._limit, a)), a.dtype)
+        return _clip_backward(self._limit, a, dy * slope)
+
+
+# h_t = act(clip(W_ih x_t + b_ih + W_hh h + b_hh))
+
+
+def _rnn_any(options: _options.Options) -> _Cell:
+    act = _Activation(options.activations[0], options.clip)
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        (h,) = state
+        W_ih, W_hh, b_ih, b_hh = weights
+        a = _linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh)
+        return (act(a),), (a,)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+    ) -> tuple[Array, Arrays, Arrays]:
+        (dh_t,), (h,), (a,) = dstate_t, state, saved
+        W_ih, W_hh, _, _ = weights
+        da = act.backward(a, dh_t)
+        dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+        dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+        return dx_t, (dh,), (dW_ih, dW_hh, db_ih, db_hh)
+
+    return _Cell(f"rnn_any {options}", ("h",), 1, step, step_backward)
+
+
+# i = gate(clip(a_i + p_i * c))   f = gate(clip(a_f + p_f * c))   g = candidate(clip(a_g))
+# coupled="f=1-i": f = 1 - i;  coupled="i=1-f": i = 1 - f         (the weights of the gate that is no more are not used)
+# c_t = cell_clip(f * c + i * g)
+# o = gate(clip(a_o + p_o * c_t))                                 the peephole of o looks at the new c
+# h_t = o * output(c_t)
+
+
+def _lstm_any(options: _options.Options) -> _Cell:
+    gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations[:2])
+    output = _Activation(options.activations[2], None)
+    coupled, limit = options.coupled, options.cell_clip
+
+    def two_gates(a_i: Array, a_f: Array) -> Arrays:
+        i, f = gate(a_i), gate(a_f)
+        if coupled == "f=1-i":
+            f = 1 - i
+        if coupled == "i=1-f":
+            i = 1 - f
+        return i, f
+
+    def peep(p: Array, c: Array) -> Array | float:
+        return p * c if p.size else 0.0
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        h, c = state
+        W_ih, W_hh, b_ih, b_hh, p_i, p_f, p_o = _with_peepholes(weights)
+        a_i, a_f, a_g, a_o = _gates(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh), 4)
+        a_i = a_i + peep(p_i, c)
+        a_f = a_f + peep(p_f, c)
+        i, f = two_gates(a_i, a_f)
+        c_t = _clip(limit, f * c + i * candidate(a_g))
+        a_o = a_o + peep(p_o, c_t)
+        h_t = gate(a_o) * output(c_t)
+        return (h_t, c_t), (a_i, a_f, a_g, a_o)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+    ) -> tuple[Array, Arrays, Arrays]:
+        (dh_t, dc_t), (h, c), (a_i, a_f, a_g, a_o) = dstate_t, state, saved
+        W_ih, W_hh, _, _, p_i, p_f, p_o = _with_peepholes(weights)
+        i, f = two_gates(a_i, a_f)
+        g, o = candidate(a_g), gate(a_o)
+        c_whole = f * c + i * g
+        c_t = _clip(limit, c_whole)
+        da_o = gate.backward(a_o, dh_t * output(c_t))
+        dc_t = dc_t + output.backward(c_t, dh_t * o) + peep(p_o, da_o)
+        dc_t = _clip_backward(limit, c_whole, dc_t)
+        di = dc_t * g
+        df = dc_t * c
+        if coupled == "f=1-i":
+            di, df = di - df, 0 * df
+        if coupled == "i=1-f":
+            di, df = 0 * di, df - di
+        da_i = gate.backward(a_i, di)
+        da_f = gate.backward(a_f, df)
+        da_g = candidate.backward(a_g, dc_t * i)
+        dc = dc_t * f + peep(p_i, da_i) + peep(p_f, da_f)
+        da = np.concatenate([da_i, da_f, da_g, da_o], axis=1)
+        dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+        dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+        dp = [(da_k * seen).sum(axis=0) for da_k, seen in ((da_i, c), (da_f, c), (da_o, c_t))]
+        return dx_t, (dh, dc), (dW_ih, dW_hh, db_ih, db_hh, *dp[: len(weights) - 4])
+
+    return _Cell(f"lstm_any {options}", ("h", "c"), 4, step, step_backward, _options.PEEPHOLES)
+
+
+def _with_peepholes(weights: Arrays) -> Arrays:
+    """Without peepholes three arrays of no size stand for them."""
+    return weights if len(weights) == 7 else (*weights, *[np.zeros(0, weights[0].dtype)] * 3)
+
+
+# r = gate(clip(a_r))    z = gate(clip(a_z))    n = candidate(clip(a_n)), with r in a_n as above
+# h_t = (1 - z) * n + z * h
+
+
+def _gru_after_any(options: _options.Options) -> _Cell:
+    gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations)
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        (h,) = state
+        W_ih, W_hh, b_ih, b_hh = weights
+        ax_r, ax_z, ax_n = _gates(_linear(x_t, W_ih, b_ih), 3)
+        ah_r, ah_z, ah_n = _gates(_linear(h, W_hh, b_hh), 3)
+        a_r = ax_r + ah_r
+        a_z = ax_z + ah_z
+        a_n = ax_n + gate(a_r) * ah_n
+        z, n = gate(a_z), candidate(a_n)
+        return ((1 - z) * n + z * h,), (a_r, a_z, a_n, ah_n)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+    ) -> tuple[Array, Arrays, Arrays]:
+        (dh_t,), (h,), (a_r, a_z, a_n, ah_n) = dstate_t, state, saved
+        W_ih, W_hh, _, _ = weights
+        r, z, n = gate(a_r), gate(a_z), candidate(a_n)
+        da_n = candidate.backward(a_n, dh_t * (1 - z))
+        da_r = gate.backward(a_r, da_n * ah_n)
+        da_z = gate.backward(a_z, dh_t * (h - n))
+        dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da_r, da_z, da_n], axis=1), x_t, W_ih)
+        dh, dW_hh, db_hh = _linear_backward(np.concatenate([da_r, da_z, da_n * r], axis=1), h, W_hh)
+        return dx_t, (dh + dh_t * z,), (dW_ih, dW_hh, db_ih, db_hh)
+
+    return _Cell(f"gru_reset_after_any {options}", ("h",), 3, step, step_backward)
+
+
+def _gru_before_any(options: _options.Options) -> _Cell:
+    gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations)
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        (h,) = state
+        W_ih, W_hh, b_ih, b_hh = weights
+        (W_hrz, W_hn), (b_hrz, b_hn) = _split_rz_n(W_hh), _split_rz_n(b_hh)
+        ax_r, ax_z, ax_n = _gates(_linear(x_t, W_ih, b_ih), 3)
+        ah_r, ah_z = _gates(_linear(h, W_hrz, b_hrz), 2)
+        a_r = ax_r + ah_r
+        a_z = ax_z + ah_z
+        a_n = ax_n + _linear(gate(a_r) * h, W_hn, b_hn)
+        z, n = gate(a_z), candidate(a_n)
+        return ((1 - z) * n + z * h,), (a_r, a_z, a_n)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+    ) -> tuple[Array, Arrays, Arrays]:
+        (dh_t,), (h,), (a_r, a_z, a_n) = dstate_t, state, saved
+        W_ih, W_hh, _, _ = weights
+        W_hrz, W_hn = _split_rz_n(W_hh)
+        r, z, n = gate(a_r), gate(a_z), candidate(a_n)
+        da_n = candidate.backward(a_n, dh_t * (1 - z))
+        da_z = gate.backward(a_z, dh_t * (h - n))
+        drh, dW_hn, db_hn = _linear_backward(da_n, r * h, W_hn)
+        da_r = gate.backward(a_r, drh * h)
+        dh, dW_hrz, db_hrz = _linear_backward(np.concatenate([da_r, da_z], axis=1), h, W_hrz)
+        dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da_r, da_z, da_n], axis=1), x_t, W_ih)
+        dW_hh, db_hh = np.concatenate([dW_hrz, dW_hn]), np.concatenate([db_hrz, db_hn])
+        return dx_t, (dh + drh * r + dh_t * z,), (dW_ih, dW_hh, db_ih, db_hh)
+
+    return _Cell(f"gru_reset_before_any {options}", ("h",), 3, step, step_backward)
+
+
 # ------------------------------------------------------------------------------------ the time loop, forward and back
 
 
@@ -446,7 +676,7 @@ def _step(cell: _Cell, x: Array, state: State, stack: Sequence[Weights], out: Ar
         directions = _checked_weights(name, weights, cell)
         if len(directions) != 1:
             raise ValueError(f"{name}: expected one direction, got two (step cannot look ahead)")
-        W_ih, W_hh, _, _ = directions[0]
+        W_ih, W_hh, *_ = directions[0]
         I, H, dtype = W_ih.shape[1], W_hh.shape[1], W_hh.dtype
         first = layers[0][1] if layers else W_hh
         if H != first.shape[1] or dtype != first.dtype or (layers and I != H):
@@ -493,7 +723,7 @@ def _pack(cell: _Cell, weights: Weights) -> _Packed:
 
 def _checked_weights(name: str, weights: Any, cell: _Cell) -> Sequence[Sequence[Any]]:
     if not isinstance(weights, _Packed):
-        return _checks.weights(name, weights, cell.gates)
+        return _checks.weights(name, weights, cell.gates, cell.units)
     if weights.cell != cell.name:
         raise ValueError(f"{name}: expected weights packed for {cell.name}, got weights packed for {weights.cell}")
     return weights
@@ -506,9 +736,9 @@ def _checked_parts(name: str, value: State, cell: _Cell, dtype: Any, shape: tupl
 
 def _with_biases(weights: Sequence[Any]) -> Arrays:
     """No bias is a bias of zeros."""
-    W_ih, W_hh, b_ih, b_hh = weights
+    W_ih, W_hh, b_ih, b_hh, *of_units = weights
     zeros = np.zeros(len(W_ih), W_ih.dtype)
-    return W_ih, W_hh, zeros if b_ih is None else b_ih, zeros if b_hh is None else b_hh
+    return W_ih, W_hh, zeros if b_ih is None else b_ih, zeros if b_hh is None else b_hh, *of_units
 
 
 def _copies(weights: Sequence[Array | None]) -> tuple[Array | None, ...]:
@@ -526,13 +756,13 @@ def _joined(parts: Sequence[Array]) -> Array | Arrays:
 # ------------------------------------------------------------------------------------------------ the public functions
 
 
-def rnn_pack(weights: Weights, *, nonlinearity: str = "tanh") -> Packed:
+def rnn_pack(weights: Weights, *, nonlinearity: Activation = "tanh", clip: float | None = None) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (H, I), weight_hh (H, H), bias_ih (H,), bias_hh (H,)), float32 or
     float64; both biases may be None. nonlinearity: "tanh", "relu" or "sigmoid".
     """
-    return _pack(_rnn(nonlinearity), weights)
+    return _pack(_rnn(nonlinearity, clip), weights)
 
 
 def rnn_forward(
@@ -540,7 +770,8 @@ def rnn_forward(
     state: State,
     weights: Weights,
     *,
-    nonlinearity: str = "tanh",
+    nonlinearity: Activation = "tanh",
+    clip: float | None = None,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
@@ -562,7 +793,7 @@ def rnn_forward(
     Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_forward, _rnn(nonlinearity), x, state, weights, lengths, reset, training, recompute, out)
+    return _quietly(_forward, _rnn(nonlinearity, clip), x, state, weights, lengths, reset, training, recompute, out)
 
 
 def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
@@ -580,7 +811,13 @@ def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = Non
 
 
 def rnn_step(
-    x: Array, state: Array, stack: Sequence[Weights], *, nonlinearity: str = "tanh", out: Array | None = None
+    x: Array,
+    state: Array,
+    stack: Sequence[Weights],
+    *,
+    nonlinearity: Activation = "tanh",
+    clip: float | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Take one step through a stack of L one-directional layers (equation: `rnn_forward`); the state changes in place.
 
@@ -591,16 +828,23 @@ def rnn_step(
     Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
     the state is then as it was.
     """
-    return _quietly(_step, _rnn(nonlinearity), x, state, stack, out)
+    return _quietly(_step, _rnn(nonlinearity, clip), x, state, stack, out)
 
 
-def lstm_pack(weights: Weights) -> Packed:
+def lstm_pack(
+    weights: Weights,
+    *,
+    coupled: str | None = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
+    activations: Sequence[Activation] = LSTM_ACTIVATIONS,
+) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (4H, I), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,)), gates in
     the order i, f, g, o, float32 or float64; both biases may be None.
     """
-    return _pack(_LSTM, weights)
+    return _pack(_lstm(weights, activations, coupled, clip, cell_clip), weights)
 
 
 def lstm_forward(
@@ -608,6 +852,10 @@ def lstm_forward(
     state: State,
     weights: Weights,
     *,
+    coupled: str | None = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
+    activations: Sequence[Activation] = LSTM_ACTIVATIONS,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
@@ -635,7 +883,8 @@ def lstm_forward(
     (the initial state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that
     is wrong.
     """
-    return _quietly(_forward, _LSTM, x, state, weights, lengths, reset, training, recompute, out)
+    cell = _lstm(weights, activations, coupled, clip, cell_clip)
+    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out)
 
 
 def lstm_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
@@ -652,7 +901,17 @@ def lstm_backward(tape: Tape | None, dy: Array | None = None, dstate: State = No
     return _quietly(_backward, "lstm", tape, dy, dstate)
 
 
-def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array | None = None) -> Array:
+def lstm_step(
+    x: Array,
+    state: Arrays,
+    stack: Sequence[Weights],
+    *,
+    coupled: str | None = None,
+    clip: float | None = None,
+    cell_clip: float | None = None,
+    activations: Sequence[Activation] = LSTM_ACTIVATIONS,
+    out: Array | None = None,
+) -> Array:
     """Take one step through a stack of L one-directional layers (equations: `lstm_forward`); state changes in place.
 
     x: (B, I). state: (h, c), each (L, B, H), overwritten. stack: L weights of one direction each, see `lstm_pack`; the
@@ -662,16 +921,25 @@ def lstm_step(x: Array, state: Arrays, stack: Sequence[Weights], *, out: Array |
     Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
     the state is then as it was.
     """
-    return _quietly(_step, _LSTM, x, state, stack, out)
+    cell = _lstm(
+        stack[0] if isinstance(stack, (tuple, list)) and stack else None, activations, coupled, clip, cell_clip
+    )
+    return _quietly(_step, cell, x, state, stack, out)
 
 
-def gru_pack(weights: Weights, *, reset_after: bool = True) -> Packed:
+def gru_pack(
+    weights: Weights,
+    *,
+    reset_after: bool = True,
+    clip: float | None = None,
+    activations: Sequence[Activation] = GRU_ACTIVATIONS,
+) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,)), gates in
     the order r, z, n, float32 or float64; both biases may be None. reset_after: see `gru_forward`.
     """
-    return _pack(_gru(reset_after), weights)
+    return _pack(_gru(reset_after, activations, clip), weights)
 
 
 def gru_forward(
@@ -680,6 +948,8 @@ def gru_forward(
     weights: Weights,
     *,
     reset_after: bool = True,
+    clip: float | None = None,
+    activations: Sequence[Activation] = GRU_ACTIVATIONS,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
@@ -707,7 +977,8 @@ def gru_forward(
     Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_forward, _gru(reset_after), x, state, weights, lengths, reset, training, recompute, out)
+    cell = _gru(reset_after, activations, clip)
+    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out)
 
 
 def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
@@ -725,7 +996,14 @@ def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = Non
 
 
 def gru_step(
-    x: Array, state: Array, stack: Sequence[Weights], *, reset_after: bool = True, out: Array | None = None
+    x: Array,
+    state: Array,
+    stack: Sequence[Weights],
+    *,
+    reset_after: bool = True,
+    clip: float | None = None,
+    activations: Sequence[Activation] = GRU_ACTIVATIONS,
+    out: Array | None = None,
 ) -> Array:
     """Take one step through a stack of L one-directional layers (equations: `gru_forward`); the state changes in place.
 
@@ -736,12 +1014,29 @@ def gru_step(
     Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
     the state is then as it was.
     """
-    return _quietly(_step, _gru(reset_after), x, state, stack, out)
+    return _quietly(_step, _gru(reset_after, activations, clip), x, state, stack, out)
 
 
-def _rnn(nonlinearity: str) -> _Cell:
-    return _RNN[_checks.choice("nonlinearity", nonlinearity, _RNN)]
+def _rnn(nonlinearity: Activation, clip: float | None) -> _Cell:
+    options = _options.rnn(nonlinearity, clip)
+    name = options.activations[0].name
+    return _RNN[name] if name in _RNN and clip is None else _rnn_any(options)
 
 
-def _gru(reset_after: bool) -> _Cell:
-    return _GRU_AFTER if _checks.boolean("reset_after", reset_after) else _GRU_BEFORE
+def _lstm(
+    weights: Any, activations: Sequence[Activation], coupled: str | None, clip: float | None, cell_clip: float | None
+) -> _Cell:
+    """The plain cell, unless something else is asked for or the weights come with peepholes."""
+    options = _options.lstm(activations, coupled, clip, cell_clip)
+    if isinstance(weights, (tuple, list)) and weights and isinstance(weights[0], (tuple, list)):
+        has_peepholes = len(weights[0]) > 4
+    else:
+        has_peepholes = False
+    return _lstm_any(options) if has_peepholes or options != _options.LSTM else _LSTM
+
+
+def _gru(reset_after: bool, activations: Sequence[Activation], clip: float | None) -> _Cell:
+    options = _options.gru(activations, clip)
+    if _checks.boolean("reset_after", reset_after):
+        return _GRU_AFTER if options == _options.GRU else _gru_after_any(options)
+    return _GRU_BEFORE if options == _options.GRU else _gru_before_any(options)

@@ -18,7 +18,10 @@ from .worker import Worker, WorkerDied, fields_of
 
 TURN = 0.02  # seconds of repeated calls in one turn
 PATIENCE = 2.0  # seconds after which a contestant has had turns enough
-SETTLE = {True: 0.1, False: 0.02}  # seconds until the threads of whoever had the last turn sleep, with a pool or without:
+SETTLE = {
+    True: 0.1,
+    False: 0.02,
+}  # seconds until the threads of whoever had the last turn sleep, with a pool or without:
 # those of ONNX Runtime spin for 50 ms, and JAX has some even with one thread
 FEW = 3  # turns that everyone has, and all that the NumPy reference has
 
