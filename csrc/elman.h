@@ -52,7 +52,7 @@ typedef struct {
 /* What the cells that end in _any are asked for; the others know nothing of it. */
 typedef struct {
     elman_activation activations[3]; /* of gates, candidate and output */
-    int coupled;                     /* 1: f = 1 - i, 2: i = 1 - f; the weights of the gate that is no more stay unused */
+    int coupled;                     /* 1: f = 1 - i, 2: i = 1 - f, and the other gate's weights are not used */
     int peepholes;                   /* whether the gates see c */
     double clip, cell_clip;          /* of the gates' pre-activations and of c; INFINITY: none */
 } elman_options;
@@ -63,7 +63,7 @@ typedef struct {
     const void *w_hh; /* panels of (H, G*Hp), one set for each stage of the cell */
     const void *b_ih; /* (G, Hp), zeros where there is no bias */
     const void *b_hh; /* (G, Hp) */
-    const void *units; /* (the cell's units, Hp) weights of one unit each, such as peepholes; zeros where there are none */
+    const void *units; /* (the cell's units, Hp) weights of one unit each, such as peepholes; zeros for none */
     const void *wt_ih; /* panels of (G*Hp, Ip), backward only */
     const void *wt_hh; /* panels of (G*Hp, Hp), one set for each stage, backward only */
 } elman_weights;
@@ -97,6 +97,9 @@ typedef struct {
     elman_layer layer;
     const void *dy; /* (T, B, D*H) with strides; past a length never read; NULL: zeros */
     ptrdiff_t dy_t, dy_b;
+    const void *dc; /* gradient of c after every step, as dy; NULL: zeros */
+    ptrdiff_t dc_t, dc_b;
+    double limit; /* of what goes back from each step to the one before, -limit to limit; INFINITY: none */
     const void *dlast[2]; /* gradient of `last` (D, B, H); NULL: zeros */
     void *dstate[2];      /* gradient of `state` (D, B, H) */
     void *dx;             /* (T, B, I) dense; past a length never written */

@@ -142,7 +142,8 @@ typedef struct {
     void (*run)(void *arg, ptrdiff_t task, int worker);
     void *arg;
     ptrdiff_t next, tasks;
-    elman_atomic weighed, end; /* elman_worth_threads wants to know when this call ends; when that was, in microseconds */
+    elman_atomic weighed; /* elman_worth_threads wants to know when this call ends */
+    elman_atomic end;     /* when that was, in microseconds */
 } job_pool;
 
 static const job_pool empty_pool = {.call = LOCK_READY, .mutex = LOCK_READY, .work = CONDITION_READY,

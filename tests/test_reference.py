@@ -96,11 +96,11 @@ def test_gradients(name, D, masks):
 BUGS = [  # cell, masks, function of elman.reference, the right source, the wrong one
     ("rnn-tanh", "plain", "_linear_backward", "da.T @ x", "-da.T @ x"),
     ("rnn-tanh", "plain", "_rnn_cell", "_linear_backward(da, h, W_hh)", "_linear_backward(da, h_t, W_hh)"),
-    ("rnn-tanh", "plain", "_backward", "dy_direction[t, rows]", "dy_direction[t - 1, rows]"),
-    ("rnn-tanh", "plain", "_backward", "dh_t + dy_", "dy_"),
+    ("rnn-tanh", "plain", "_backward", "direct_part[t, rows, columns]", "direct_part[t - 1, rows, columns]"),
+    ("rnn-tanh", "plain", "_backward", "dafter[i] + direct_part", "direct_part"),
     ("rnn-tanh", "plain", "_backward", "total += addend", "total[...] = addend"),
     ("rnn-tanh", "plain", "_backward", "dx[t, rows] += dx_t", "dx[t, rows] = dx_t"),
-    ("rnn-tanh", "reset", "_backward", "np.where(cut, 0, new)", "new"),
+    ("rnn-tanh", "reset", "_backward", "np.where(cut, 0, _clip(limit, new))", "_clip(limit, new)"),
     ("rnn-tanh", "lengths", "_backward", "dx[t, rows] += dx_t", "dx[t, :] += dx_t.mean(axis=0)"),
     ("rnn-relu", "plain", "_rnn_cell", "da = dh_t * slope(h_t)", "da = dh_t"),
     ("rnn-sigmoid", "plain", "_rnn_cell", "da = dh_t * slope(h_t)", "da = dh_t * slope(h)"),
@@ -110,7 +110,7 @@ BUGS = [  # cell, masks, function of elman.reference, the right source, the wron
     ("lstm", "plain", "_lstm_step_backward", "dc = dc_t * f", "dc = dc_t"),
     ("lstm", "plain", "_lstm_step_backward", "dc_t = dc_t + dh_t", "dc_t = dh_t"),
     ("lstm", "plain", "_lstm_step_backward", "[da_i, da_f, da_g, da_o]", "[da_i, da_g, da_f, da_o]"),
-    ("lstm", "plain", "_backward", "(part[rows] for part in dstate_t)", "(0 * part[rows] for part in dstate_t)"),
+    ("lstm", "plain", "_backward", "[part[rows] for part in dstate_t]", "[0 * part[rows] for part in dstate_t]"),
     ("gru-after", "plain", "_gru_after_step_backward", "(h - n)", "(n - h)"),
     ("gru-after", "plain", "_gru_after_step_backward", "dah_n = da_n * r", "dah_n = da_n"),
     ("gru-after", "plain", "_gru_after_step_backward", "dh = dh + dh_t * z", "dh = dh"),
@@ -458,7 +458,7 @@ def test_reset_splits_a_sequence(cell, D):
         (check_reset, "_cuts", " & (np.arange(1, T)[:, None] < ends)", ""),
         (check_reset, "_cuts", "if direction == 0", "if direction < 2"),
         (check_reset, "_forward", "np.where(cut, 0, part[rows])", "part[rows]"),
-        (check_reset, "_backward", "np.where(cut, 0, new)", "new"),
+        (check_reset, "_backward", "np.where(cut, 0, _clip(limit, new))", "_clip(limit, new)"),
     ],
 )
 def test_masks_reveal_a_planted_bug(check, function, right, wrong):

@@ -66,6 +66,9 @@ cdef extern from "elman.h" nogil:
         elman_layer layer
         const void *dy
         ptrdiff_t dy_t, dy_b
+        const void *dc
+        ptrdiff_t dc_t, dc_b
+        double limit
         const void *dlast[2]
         void *dstate[2]
         void *dx
@@ -298,8 +301,8 @@ def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const
 
 
 def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset,
-             int threads, real[::1] tape, bint recompute, const real[:, :, :] dy, const real[:, :, ::1] dh_last,
-             const real[:, :, ::1] dc_last, real[:, :, ::1] dx, real[:, :, ::1] dh, real[:, :, ::1] dc,
+             int threads, real[::1] tape, bint recompute, const real[:, :, :] dy, const real[:, :, :] dc_all,
+             double limit, const real[:, :, ::1] dh_last, const real[:, :, ::1] dc_last, real[:, :, ::1] dx, real[:, :, ::1] dh, real[:, :, ::1] dc,
              list dweights):
     cdef elman_backward_call call
     cdef real[:, ::1] matrix
@@ -313,6 +316,11 @@ def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
     if dy is not None and x.shape[0] and x.shape[1]:
         call.dy = &dy[0, 0, 0]
         call.dy_t, call.dy_b = dy.strides[0] // <ptrdiff_t>sizeof(real), dy.strides[1] // <ptrdiff_t>sizeof(real)
+    call.dc, call.limit = NULL, limit
+    if dc_all is not None and x.shape[0] and x.shape[1]:
+        call.dc = &dc_all[0, 0, 0]
+        call.dc_t = dc_all.strides[0] // <ptrdiff_t>sizeof(real)
+        call.dc_b = dc_all.strides[1] // <ptrdiff_t>sizeof(real)
     call.dlast[0], call.dlast[1] = start_of[real](dh_last), start_of[real](dc_last)
     call.dstate[0], call.dstate[1] = <void *>start_of[real](dh), <void *>start_of[real](dc)
     call.dx = <void *>start_of[real](dx)

@@ -67,20 +67,20 @@ def lstm(activations: Any, coupled: Any, clip: Any, cell_clip: Any) -> Options:
     if activations is LSTM_ACTIVATIONS and coupled is clip is cell_clip is None:
         return LSTM
     return Options(
-        _all(activations, LSTM.activations), _coupled(coupled), _limit("clip", clip), _limit("cell_clip", cell_clip)
+        _all(activations, LSTM.activations), _coupled(coupled), limit("clip", clip), limit("cell_clip", cell_clip)
     )
 
 
 def gru(activations: Any, clip: Any) -> Options:
     if activations is GRU_ACTIVATIONS and clip is None:
         return GRU
-    return Options(_all(activations, GRU.activations), clip=_limit("clip", clip))
+    return Options(_all(activations, GRU.activations), clip=limit("clip", clip))
 
 
 def rnn(nonlinearity: Any, clip: Any) -> Options:
     if clip is None and isinstance(nonlinearity, str) and nonlinearity in _RNN:
         return _RNN[nonlinearity]
-    return Options((_one("nonlinearity", nonlinearity),), clip=_limit("clip", clip))
+    return Options((_one("nonlinearity", nonlinearity),), clip=limit("clip", clip))
 
 
 def _all(value: Any, default: tuple[Chosen, ...]) -> tuple[Chosen, ...]:
@@ -113,10 +113,11 @@ def _coupled(value: Any) -> str | None:
     return value
 
 
-def _limit(name: str, value: Any) -> float | None:
+def limit(name: str, value: Any) -> float | None:
+    """A clip: a positive number, or None."""
     if value is None:
         return None
-    limit = _checks.number(name, value, 0.0, math.inf)
-    if limit == 0 or limit == math.inf:
+    most = _checks.number(name, value, 0.0, math.inf)
+    if most == 0 or most == math.inf:
         raise ValueError(f"{name}: expected a number above 0, or None, got {value!r}")
-    return limit
+    return most

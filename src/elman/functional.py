@@ -245,26 +245,39 @@ def gru_forward(
     return _forward(_gru(reset_after, activations, clip), x, state, weights, lengths, reset, training, recompute, out)
 
 
-def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+def rnn_backward(
+    tape: Tape | None, dy: Array | None = None, dstate: State = None, *, grad_clip: float | None = None
+) -> tuple[Array, Array, Gradients]:
     """Backpropagation through time of `rnn_forward`: see `lstm_backward`; dstate is dh (D, B, H)."""
-    return _backward("rnn", tape, dy, dstate)
+    return _backward("rnn", tape, dy, dstate, None, grad_clip)
 
 
-def lstm_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
+def lstm_backward(
+    tape: Tape | None,
+    dy: Array | None = None,
+    dstate: State = None,
+    *,
+    dc: Array | None = None,
+    grad_clip: float | None = None,
+) -> tuple[Array, Arrays, Gradients]:
     """Backpropagation through time of `lstm_forward`.
 
     tape:   what `lstm_forward` returned; not changed, so it can be used again
     dy:     (T, B, D*H) gradient of y; None: zeros; past a length never read
     dstate: (dh, dc) gradient of the returned state, each (D, B, H); None, or a part None: zeros
+    dc:     (T, B, D*H) gradient of c after every step, beside what comes back through time; None: zeros
+    grad_clip: what goes back from each step to the one before, dh and dc, is limited to -grad_clip ... grad_clip
     Returns dx (T, B, I), (dh, dc) of the initial state, and for each direction a tuple (dweight_ih, dweight_hh,
     dbias_ih, dbias_hh), the last two None where the weights had no biases. All arrays are new.
     """
-    return _backward("lstm", tape, dy, dstate)
+    return _backward("lstm", tape, dy, dstate, dc, grad_clip)
 
 
-def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+def gru_backward(
+    tape: Tape | None, dy: Array | None = None, dstate: State = None, *, grad_clip: float | None = None
+) -> tuple[Array, Array, Gradients]:
     """Backpropagation through time of `gru_forward`: see `lstm_backward`; dstate is dh (D, B, H)."""
-    return _backward("gru", tape, dy, dstate)
+    return _backward("gru", tape, dy, dstate, None, grad_clip)
 
 
 def rnn_step(
@@ -385,7 +398,7 @@ def _forward(kind, x, state, weights, lengths, reset, training, recompute, out):
     return y, _bundled([h_last, c_last]), tape
 
 
-def _backward(family, tape, dy, dstate):
+def _backward(family, tape, dy, dstate, dc_all, grad_clip):
     if type(tape) is not _Tape or not tape.weights.cell.startswith(family):
         raise TypeError(f"tape: expected the tape of {family}_forward, got {_named(tape)}")
     w, x = tape.weights, tape.x
@@ -393,6 +406,9 @@ def _backward(family, tape, dy, dstate):
     T, B, I = x.shape
     if dy is not None:
         dy = _checks.array("dy", dy, dtype, (T, B, D * H))
+    if dc_all is not None:
+        dc_all = _checks.array("dc", dc_all, dtype, (T, B, D * H))
+    limit = _options.limit("grad_clip", grad_clip)
     dh_last, dc_last = _state("dstate", dstate, w, (D, B, H))
     if B == 0:
         dweights = [tuple(None if a is None else np.zeros_like(a) for a in arrays) for arrays in w.arrays]
@@ -405,8 +421,8 @@ def _backward(family, tape, dy, dstate):
     dweights = [tuple(None if a is None else np.empty_like(a) for a in arrays[:4]) for arrays in w.arrays]
     dunits = [np.empty((len(arrays) - 4, H), dtype) for arrays in w.arrays]
     w.kernels["backward"](
-        packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, tape.recompute, dy, dh_last,
-        dc_last, dx, dh, dc, [(*arrays, of_units) for arrays, of_units in zip(dweights, dunits)],
+        packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, tape.recompute, dy, dc_all,
+        np.inf if limit is None else limit, dh_last, dc_last, dx, dh, dc, [(*arrays, of_units) for arrays, of_units in zip(dweights, dunits)],
     )  # fmt: skip
     dweights = [(*arrays, *map(np.copy, of_units)) for arrays, of_units in zip(dweights, dunits)]
     return dx, _bundled([dh, dc]), dweights

@@ -627,7 +627,9 @@ def _forward(
     return y, _joined(parts), tape
 
 
-def _backward(family: str, tape: Any, dy: Array | None, dstate: State) -> tuple[Array, Array | Arrays, Gradients]:
+def _backward(
+    family: str, tape: Any, dy: Array | None, dstate: State, dc: Array | None, grad_clip: float | None
+) -> tuple[Array, Array | Arrays, Gradients]:
     if not isinstance(tape, _Tape) or not tape.cell.name.startswith(family):
         came = f"a tape of {tape.cell.name}" if isinstance(tape, _Tape) else type(tape).__name__
         raise TypeError(f"tape: expected the tape of {family}_forward, got {came}")
@@ -637,6 +639,9 @@ def _backward(family: str, tape: Any, dy: Array | None, dstate: State) -> tuple[
     D, dtype = len(weights), weights[0][0].dtype
     if dy is not None:
         dy = _checks.array("dy", dy, dtype, (T, B, D * H))
+    if dc is not None:
+        dc = _checks.array("dc", dc, dtype, (T, B, D * H))
+    limit = _options.limit("grad_clip", grad_clip)
     given = _checked_parts("dstate", dstate, cell, dtype, (D, B, H))
 
     dy = np.zeros((T, B, D * H), dtype) if dy is None else dy
@@ -648,15 +653,17 @@ def _backward(family: str, tape: Any, dy: Array | None, dstate: State) -> tuple[
         w = weights[direction]
         dw = [np.zeros_like(weight) for weight in w]
         dstate_t = [part[direction] for part in dparts]  # dh, or dh and dc: views, overwritten step by step
-        dy_direction = dy[:, :, direction * H : (direction + 1) * H]
+        columns = slice(direction * H, (direction + 1) * H)
+        direct = (dy, *(() if dc is None else (dc,)))  # of h, and of c
         for t, rows, cut, x_t, before, saved in reversed(tape.moments[direction]):
-            dh_t, *others = (part[rows] for part in dstate_t)  # what comes back through the next step ...
-            dafter = (dh_t + dy_direction[t, rows], *others)  # ... and the direct part
+            dafter = [part[rows] for part in dstate_t]  # what comes back through the next step ...
+            for i, direct_part in enumerate(direct):
+                dafter[i] = dafter[i] + direct_part[t, rows, columns]  # ... and the direct part
             if saved is None:
                 _, saved = cell.step(x_t, before, w)
-            dx_t, dbefore, dw_t = cell.step_backward(dafter, x_t, before, w, saved)
+            dx_t, dbefore, dw_t = cell.step_backward(tuple(dafter), x_t, before, w, saved)
             for part, new in zip(dstate_t, dbefore, strict=True):
-                part[rows] = np.where(cut, 0, new)
+                part[rows] = np.where(cut, 0, _clip(limit, new))
             dx[t, rows] += dx_t
             for total, addend in zip(dw, dw_t, strict=True):
                 total += addend
@@ -796,18 +803,21 @@ def rnn_forward(
     return _quietly(_forward, _rnn(nonlinearity, clip), x, state, weights, lengths, reset, training, recompute, out)
 
 
-def rnn_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+def rnn_backward(
+    tape: Tape | None, dy: Array | None = None, dstate: State = None, *, grad_clip: float | None = None
+) -> tuple[Array, Array, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `rnn_forward` recorded.
 
     tape: from `rnn_forward`. It is not changed and can be used again.
     dy: (T, B, D*H), the direct part of dL/dh_t; None is zeros. Past the end of a sequence it is not read.
     dstate: (D, B, H), the gradient of the returned state; None is zeros.
+    grad_clip: what goes back from each step to the one before is limited to -grad_clip ... grad_clip; None: no limit.
 
     Returns dx (T, B, I), zero past the end of a sequence; dstate (D, B, H), the gradient of the initial state; and per
     direction (dweight_ih, dweight_hh, dbias_ih, dbias_hh), None where the weights had no bias. All are new arrays.
     Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_backward, "rnn", tape, dy, dstate)
+    return _quietly(_backward, "rnn", tape, dy, dstate, None, grad_clip)
 
 
 def rnn_step(
@@ -887,18 +897,27 @@ def lstm_forward(
     return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out)
 
 
-def lstm_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Arrays, Gradients]:
+def lstm_backward(
+    tape: Tape | None,
+    dy: Array | None = None,
+    dstate: State = None,
+    *,
+    dc: Array | None = None,
+    grad_clip: float | None = None,
+) -> tuple[Array, Arrays, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `lstm_forward` recorded.
 
     tape: from `lstm_forward`. It is not changed and can be used again.
     dy: (T, B, D*H), the direct part of dL/dh_t; None is zeros. Past the end of a sequence it is not read.
     dstate: (dh, dc), each (D, B, H), the gradient of the returned state; None, or a None in it, is zeros.
+    dc: (T, B, D*H), the direct part of dL/dc_t at every step; None is zeros. Past the end of a sequence it is not read.
+    grad_clip: what goes back from each step to the one before is limited to -grad_clip ... grad_clip; None: no limit.
 
     Returns dx (T, B, I), zero past the end of a sequence; dstate (dh, dc), the gradient of the initial state; and per
     direction (dweight_ih, dweight_hh, dbias_ih, dbias_hh), None where the weights had no bias. All are new arrays.
     Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_backward, "lstm", tape, dy, dstate)
+    return _quietly(_backward, "lstm", tape, dy, dstate, dc, grad_clip)
 
 
 def lstm_step(
@@ -981,18 +1000,21 @@ def gru_forward(
     return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out)
 
 
-def gru_backward(tape: Tape | None, dy: Array | None = None, dstate: State = None) -> tuple[Array, Array, Gradients]:
+def gru_backward(
+    tape: Tape | None, dy: Array | None = None, dstate: State = None, *, grad_clip: float | None = None
+) -> tuple[Array, Array, Gradients]:
     """Backpropagate through time (Werbos 1990), along what `gru_forward` recorded.
 
     tape: from `gru_forward`. It is not changed and can be used again.
     dy: (T, B, D*H), the direct part of dL/dh_t; None is zeros. Past the end of a sequence it is not read.
     dstate: (D, B, H), the gradient of the returned state; None is zeros.
+    grad_clip: what goes back from each step to the one before is limited to -grad_clip ... grad_clip; None: no limit.
 
     Returns dx (T, B, I), zero past the end of a sequence; dstate (D, B, H), the gradient of the initial state; and per
     direction (dweight_ih, dweight_hh, dbias_ih, dbias_hh), None where the weights had no bias. All are new arrays.
     Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_backward, "gru", tape, dy, dstate)
+    return _quietly(_backward, "gru", tape, dy, dstate, None, grad_clip)
 
 
 def gru_step(

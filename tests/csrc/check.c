@@ -107,7 +107,7 @@ static double *random_array(ptrdiff_t n, double scale)
 
 static const struct {
     const char *name;
-    int gates, states;
+    int gates, states, units;
 } cells[ELMAN_CELL_COUNT] = {
     [ELMAN_rnn_tanh] = {"rnn_tanh", 1, 1},
     [ELMAN_rnn_relu] = {"rnn_relu", 1, 1},
@@ -115,7 +115,23 @@ static const struct {
     [ELMAN_lstm] = {"lstm", 4, 2},
     [ELMAN_gru_reset_after] = {"gru_reset_after", 3, 1},
     [ELMAN_gru_reset_before] = {"gru_reset_before", 3, 1},
+    [ELMAN_rnn_any] = {"rnn_any", 1, 1},
+    [ELMAN_lstm_any] = {"lstm_any", 4, 2, 3},
+    [ELMAN_gru_reset_after_any] = {"gru_reset_after_any", 3, 1},
+    [ELMAN_gru_reset_before_any] = {"gru_reset_before_any", 3, 1},
 };
+
+/* Of a cell that ends in _any; every activation is compared in tests/test_options.py. */
+static elman_options options_of(int cell)
+{
+    const elman_activation s = {ELMAN_SIGMOID, 0, 0}, t = {ELMAN_SCALEDTANH, 1.25, 0.75};
+    const elman_activation g = {ELMAN_HARDSIGMOID, 0.25, 0.5}, n = {ELMAN_SOFTSIGN, 0, 0};
+    elman_options options = {.activations = {s, t, n}, .clip = 1.5, .cell_clip = 0.9, .peepholes = 1};
+    if (cell == ELMAN_rnn_any) options.activations[0] = t;
+    if (cell == ELMAN_gru_reset_after_any) options.activations[0] = g, options.activations[1] = n;
+    options.coupled = (int)random_below(3);
+    return options;
+}
 
 typedef struct {
     ptrdiff_t T, B, I, H;
@@ -126,8 +142,9 @@ static problem new_problem(int cell, int D, shape size, int with_lengths, int wi
 {
     const ptrdiff_t T = size.T, B = size.B, I = size.I, H = size.H;
     problem p = {.cell = cell, .gates = cells[cell].gates, .states = cells[cell].states, .D = D};
+    p.units = cells[cell].units, p.options = options_of(cell);
     p.T = T, p.B = B, p.I = I, p.H = H;
-    p.has[X] = p.has[W_IH] = p.has[W_HH] = 1;
+    p.has[X] = p.has[W_IH] = p.has[W_HH] = p.has[OF_UNITS] = 1;
     p.has[H0] = random_below(4) > 0;
     p.has[C0] = p.states == 2 && random_below(4) > 0;
     p.has[B_IH] = random_below(2) > 0;
@@ -146,7 +163,7 @@ static problem new_problem(int cell, int D, shape size, int with_lengths, int wi
         freeze(p.reset);
     }
     const ptrdiff_t sizes[INPUTS] = {T * B * I, D * B * H, p.states == 2 ? D * B * H : 0, D * p.gates * H * I,
-                                     D * p.gates * H * H, D * p.gates * H, D * p.gates * H};
+                                     D * p.gates * H * H, D * p.gates * H, D * p.gates * H, D * p.units * H};
     for (int i = 0; i < INPUTS; i++) {
         p.size[i] = sizes[i];
         p.value[i] = random_array(sizes[i], i == W_IH || i == W_HH ? 1.6 / sqrt((double)(i == W_IH ? I : H)) : 1);
@@ -173,6 +190,7 @@ typedef struct {
     size_t size;       /* of an element */
     elman_layer layer; /* without memory to write into */
     elman_weights weights[2];
+    elman_options options;
     const void *state[2], *dy, *dlast[2];
     ptrdiff_t y_t, y_b; /* of y and of dy */
     int wants_bias;
@@ -263,13 +281,15 @@ static void pack_weights(run *r, const problem *p, int d)
     const void *w_hh = converted(r, p->value[W_HH] + d * G * H * H, G * H * H);
     const void *b_ih = p->has[B_IH] ? converted(r, p->value[B_IH] + d * G * H, G * H) : NULL;
     const void *b_hh = p->has[B_HH] ? converted(r, p->value[B_HH] + d * G * H, G * H) : NULL;
-    void *panels[6];
-    const ptrdiff_t sizes[6] = {I * G * Hp, H * G * Hp, G * Hp, G * Hp, G * Hp * Ip, G * Hp * Hp};
-    for (int i = 0; i < 6; i++) panels[i] = new_array(sizes[i], r->size);
-    r->cell->pack(I, H, w_ih, w_hh, b_ih, b_hh, panels[0], panels[1], panels[2], panels[3]);
-    r->cell->pack_transposed(I, H, w_ih, w_hh, panels[4], panels[5]);
-    for (int i = 0; i < 6; i++) freeze(panels[i]);
-    r->weights[d] = (elman_weights){panels[0], panels[1], panels[2], panels[3], panels[4], panels[5]};
+    const ptrdiff_t of_units = p->units * H;
+    const void *units = p->units ? converted(r, p->value[OF_UNITS] + d * of_units, of_units) : NULL;
+    void *panels[7];
+    const ptrdiff_t sizes[7] = {I * G * Hp, H * G * Hp, G * Hp, G * Hp, p->units * Hp, G * Hp * Ip, G * Hp * Hp};
+    for (int i = 0; i < 7; i++) panels[i] = new_array(sizes[i], r->size);
+    r->cell->pack(I, H, w_ih, w_hh, b_ih, b_hh, units, panels[0], panels[1], panels[2], panels[3], panels[4]);
+    r->cell->pack_transposed(I, H, w_ih, w_hh, panels[5], panels[6]);
+    for (int i = 0; i < 7; i++) freeze(panels[i]);
+    r->weights[d] = (elman_weights){panels[0], panels[1], panels[2], panels[3], panels[4], panels[5], panels[6]};
 }
 
 static run new_run(const problem *p, const elman_kernels *kernels, int is_double)
@@ -278,6 +298,7 @@ static run new_run(const problem *p, const elman_kernels *kernels, int is_double
     const ptrdiff_t width = p->D * p->H, states = p->D * p->B * p->H;
     r.size = is_double ? sizeof(double) : sizeof(float);
     r.layer.T = p->T, r.layer.B = p->B, r.layer.I = p->I, r.layer.H = p->H;
+    r.options = p->options;
     r.layer.directions = p->D, r.layer.lengths = p->lengths, r.layer.reset = p->reset;
     for (int d = 0; d < p->D; d++) pack_weights(&r, p, d);
     strides_of(p, p->I, &r.layer.x_t, &r.layer.x_b);
@@ -318,6 +339,7 @@ static gradients new_gradients(const run *r)
         g.of[W_IH][d] = new_array(rows * p->I, r->size);
         g.of[W_HH][d] = new_array(rows * p->H, r->size);
         for (int i = B_IH; i <= B_HH && r->wants_bias; i++) g.of[i][d] = new_array(rows, r->size);
+        if (r->cell->units) g.of[OF_UNITS][d] = new_array(r->cell->units * p->H, r->size);
     }
     return g;
 }
@@ -327,6 +349,7 @@ static elman_layer new_layer(const run *r, int threads, int backward)
     elman_layer layer = r->layer;
     layer.threads = threads;
     layer.weights = r->weights;
+    layer.options = &r->options;
     layer.index = new_array(2 * layer.B + layer.T + 1, sizeof *layer.index);
     layer.scratch = new_array(backward ? r->cell->backward_scratch(&layer) : r->cell->forward_scratch(&layer), r->size);
     return layer;
@@ -346,6 +369,7 @@ static elman_forward_call forward_call(const run *r, const outputs *o, int threa
 static elman_backward_call backward_call(const run *r, const outputs *o, const gradients *g, int threads)
 {
     elman_backward_call call = {.layer = new_layer(r, threads, 1), .dy = r->dy, .dy_t = r->y_t, .dy_b = r->y_b};
+    call.limit = INFINITY;
     call.layer.tape = o->tape;
     call.dx = g->of[X][0];
     for (int i = 0; i < 2; i++) {
@@ -355,6 +379,7 @@ static elman_backward_call backward_call(const run *r, const outputs *o, const g
         call.dw_hh[i] = g->of[W_HH][i];
         call.db_ih[i] = g->of[B_IH][i];
         call.db_hh[i] = g->of[B_HH][i];
+        call.dunits[i] = g->of[OF_UNITS][i];
     }
     return call;
 }
@@ -397,7 +422,7 @@ static ptrdiff_t gradient_size(const run *r, int which)
     const elman_layer *p = &r->layer;
     const ptrdiff_t rows = r->cell->gates * p->H;
     const ptrdiff_t sizes[INPUTS] = {p->T * p->B * p->I, p->directions * p->B * p->H, p->directions * p->B * p->H,
-                                     rows * p->I, rows * p->H, rows, rows};
+                                     rows * p->I, rows * p->H, rows, rows, r->cell->units * p->H};
     return sizes[which];
 }
 
@@ -1063,7 +1088,8 @@ static void check_dispatcher(void)
         for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
             const elman_cell *entry = &kernels->cells[cell];
             expect(&g, strcmp(entry->name, cells[cell].name) == 0 && entry->gates == cells[cell].gates &&
-                           entry->states == cells[cell].states && entry->slots > 0,
+                           entry->states == cells[cell].states && entry->units == cells[cell].units &&
+                           entry->slots > 0,
                    "%s: entry of %s", kernels->isa, cells[cell].name);
         }
     }

@@ -8,11 +8,12 @@
 #include "elman.h"
 
 /* The arrays that a loss can be differentiated by. Weights and biases of both directions stand one after another. */
-enum { X, H0, C0, W_IH, W_HH, B_IH, B_HH, INPUTS };
-static const char *const input_names[INPUTS] = {"x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh"};
+enum { X, H0, C0, W_IH, W_HH, B_IH, B_HH, OF_UNITS, INPUTS };
+static const char *const input_names[INPUTS] = {"x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "weights of units"};
 
 typedef struct {
-    int cell, gates, states, D;
+    int cell, gates, states, units, D;
+    elman_options options;
     ptrdiff_t T, B, I, H;
     ptrdiff_t *lengths;   /* (B) or NULL */
     unsigned char *reset; /* (T, B) or NULL */
@@ -50,6 +51,26 @@ static dual hyperbolic_tangent(dual a)
     return (dual){t, a.slope * (1 - t * t)};
 }
 
+/* f(a limited to -clip .. clip), for the activations that new_problem() chooses. */
+static dual activated(const problem *p, int role, dual a)
+{
+    const elman_activation *f = &p->options.activations[role];
+    const double clip = role < 2 ? p->options.clip : INFINITY;
+    double y, slope;
+    if (!(fabs(a.value) < clip)) a = (dual){a.value > 0 ? clip : -clip, 0};
+    switch (f->name) {
+        case ELMAN_SIGMOID: return sigmoid(a);
+        case ELMAN_SCALEDTANH: return times((dual){f->alpha, 0}, hyperbolic_tangent(times((dual){f->beta, 0}, a)));
+        case ELMAN_HARDSIGMOID:
+            y = f->alpha * a.value + f->beta;
+            return y <= 0 ? (dual){0, 0} : y >= 1 ? (dual){1, 0} : (dual){y, f->alpha * a.slope};
+        case ELMAN_SOFTSIGN:
+            slope = 1 / (1 + fabs(a.value));
+            return (dual){a.value * slope, a.slope * slope * slope};
+        default: abort();
+    }
+}
+
 static dual input(const problem *p, int which, int active, ptrdiff_t i)
 {
     return (dual){p->has[which] ? p->value[which][i] : 0, which == active ? p->direction[which][i] : 0};
@@ -72,13 +93,19 @@ static void reference_step(const problem *p, int active, int d, const dual *x, d
         ax[row] = affine(p, active, W_IH, B_IH, d * N + row, I, x);
         ah[row] = affine(p, active, W_HH, B_HH, d * N + row, H, h);
     }
-    if (p->cell == ELMAN_gru_reset_before) {
-        for (ptrdiff_t u = 0; u < H; u++) rh[u] = times(sigmoid(plus(ax[u], ah[u])), h[u]);
+    if (p->cell == ELMAN_gru_reset_before || p->cell == ELMAN_gru_reset_before_any) {
+        for (ptrdiff_t u = 0; u < H; u++) {
+            const dual a = plus(ax[u], ah[u]);
+            rh[u] = times(p->cell == ELMAN_gru_reset_before ? sigmoid(a) : activated(p, 0, a), h[u]);
+        }
         for (ptrdiff_t u = 2 * H; u < 3 * H; u++) ah[u] = affine(p, active, W_HH, B_HH, d * N + u, H, rh);
     }
     for (ptrdiff_t u = 0; u < H; u++) {
         const dual one = {1, 0}, a = plus(ax[u], ah[u]);
-        dual z, n;
+        dual z, n, i, f, seen[3];
+        for (int k = 0; k < 3; k++) {
+            seen[k] = p->units ? input(p, OF_UNITS, active, (d * p->units + k) * H + u) : (dual){0, 0};
+        }
         switch (p->cell) {
             case ELMAN_rnn_tanh: h[u] = hyperbolic_tangent(a); break;
             case ELMAN_rnn_relu: h[u] = relu(a); break;
@@ -94,6 +121,27 @@ static void reference_step(const problem *p, int active, int d, const dual *x, d
                 if (p->cell == ELMAN_gru_reset_after) n = times(sigmoid(a), n);
                 n = hyperbolic_tangent(plus(ax[2 * H + u], n));
                 z = sigmoid(plus(ax[H + u], ah[H + u]));
+                h[u] = plus(times(minus(one, z), n), times(z, h[u]));
+                break;
+            case ELMAN_rnn_any: h[u] = activated(p, 0, a); break;
+            case ELMAN_lstm_any:
+                i = activated(p, 0, plus(a, times(seen[0], c[u])));
+                f = activated(p, 0, plus(plus(ax[H + u], ah[H + u]), times(seen[1], c[u])));
+                if (p->options.coupled == 1) f = minus(one, i);
+                if (p->options.coupled == 2) i = minus(one, f);
+                c[u] = plus(times(f, c[u]), times(i, activated(p, 1, plus(ax[2 * H + u], ah[2 * H + u]))));
+                if (!(fabs(c[u].value) < p->options.cell_clip)) {
+                    c[u] = (dual){c[u].value > 0 ? p->options.cell_clip : -p->options.cell_clip, 0};
+                }
+                h[u] = times(activated(p, 0, plus(plus(ax[3 * H + u], ah[3 * H + u]), times(seen[2], c[u]))),
+                             activated(p, 2, c[u]));
+                break;
+            case ELMAN_gru_reset_after_any:
+            case ELMAN_gru_reset_before_any:
+                n = ah[2 * H + u];
+                if (p->cell == ELMAN_gru_reset_after_any) n = times(activated(p, 0, a), n);
+                n = activated(p, 1, plus(ax[2 * H + u], n));
+                z = activated(p, 0, plus(ax[H + u], ah[H + u]));
                 h[u] = plus(times(minus(one, z), n), times(z, h[u]));
                 break;
         }
