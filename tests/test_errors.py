@@ -337,7 +337,7 @@ def test_wrong_rng(backend, cell, dropout):
 def test_wrong_tape(backend, cell, layout):
     scene = Scene(cell, layout, backend)
     tape = scene.good["backward"]["tape"]
-    for value in (None, 1, "tape", Tape, [tape], tape._tapes[0], {"tape": tape}):
+    for value in (None, 1, "tape", Tape, [tape], tape._pieces[0].tapes[0], {"tape": tape}):
         check_refused(scene, "backward", "tape", TypeError, tape=value)
     for other in CELLS:
         check_refused(

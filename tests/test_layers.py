@@ -512,7 +512,7 @@ def test_tapes_of_something_else_are_refused(backend):
             twin.backward(tape)
         with pytest.raises(ValueError, match="tape.*another"):
             layer.backward(twin.forward(x)[2])
-    for wrong in (None, 3, "tape", tape._tapes[0], (tape,), layer):
+    for wrong in (None, 3, "tape", tape._pieces[0].tapes[0], (tape,), layer):
         with pytest.raises(TypeError, match="tape"):
             layer.backward(wrong)
     layer.backward(tape)

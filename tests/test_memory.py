@@ -72,7 +72,7 @@ def test_what_a_tape_holds(kind, recompute):
 
 
 def memory_of(tape):
-    return tape._tapes[0].kept.ctypes.data
+    return tape._pieces[0].tapes[0].kept.ctypes.data
 
 
 def test_the_memory_of_a_tape_is_used_again_but_never_while_it_lives():

@@ -422,7 +422,8 @@ def _backward(family, tape, dy, dstate, dc_all, grad_clip):
     dunits = [np.empty((len(arrays) - 4, H), dtype) for arrays in w.arrays]
     w.kernels["backward"](
         packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, tape.recompute, dy, dc_all,
-        np.inf if limit is None else limit, dh_last, dc_last, dx, dh, dc, [(*arrays, of_units) for arrays, of_units in zip(dweights, dunits)],
+        np.inf if limit is None else limit, dh_last, dc_last, dx, dh, dc,
+        [(*arrays, of_units) for arrays, of_units in zip(dweights, dunits)],
     )  # fmt: skip
     dweights = [(*arrays, *map(np.copy, of_units)) for arrays, of_units in zip(dweights, dunits)]
     return dx, _bundled([dh, dc]), dweights

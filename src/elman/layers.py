@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -25,15 +25,25 @@ from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, Activation
 from ._parameters import Parametrised, Params, Snapshot
 from ._state import LSTMState
 
+MERGES = ("concat", "sum", "mul", "mean")
 _BACKENDS = {"compiled": "elman.functional", "reference": "elman.reference"}
 
 State = TypeVar("State")  # np.ndarray, or LSTMState
 
 
+class _Piece(NamedTuple):
+    """Steps that gradients go through from end to start."""
+
+    start: int
+    end: int
+    tapes: list[Any]  # the backend's, one per stacked layer
+    outputs: list[np.ndarray]  # of each stacked layer's two directions (T, B, 2*H), where merging needs them again
+
+
 class Tape:
     """What `forward` keeps for `backward`. Opaque; never written to, so it can be used again."""
 
-    __slots__ = ("_layer", "_snapshot", "_layout", "_steps", "_batch", "_tapes", "_kept")
+    __slots__ = ("_layer", "_snapshot", "_layout", "_steps", "_batch", "_lengths", "_pieces", "_kept")
 
     def __init__(
         self,
@@ -42,7 +52,8 @@ class Tape:
         layout: str,
         T: int,
         B: int,
-        tapes: list[Any],
+        lengths: np.ndarray | None,
+        pieces: list[_Piece],
         kept: list[np.ndarray | None],
     ):
         self._layer = layer
@@ -50,8 +61,9 @@ class Tape:
         self._layout = layout
         self._steps = T
         self._batch = B
-        self._tapes = tapes  # the backend's, one per stacked layer
-        self._kept = kept  # dropout after each layer but the top one: bool (T, B, D*H), or None
+        self._lengths = lengths  # a copy, or None
+        self._pieces = pieces  # one, unless the gradient is cut on its way through time
+        self._kept = kept  # dropout after each layer but the top one: bool (T, B, width), or None
 
     def __repr__(self) -> str:
         return f"<tape of {self._layer!r}: T={self._steps}, B={self._batch}>"
@@ -78,12 +90,15 @@ class Recurrent(Parametrised, Generic[State]):
     batch_first: bool
     dropout: float
     bias: bool
+    grad_clip: float | None
+    merge: str | None
     dtype: np.dtype
     backend: str
 
     def __init__(
-        self, input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
-    ):
+        self, input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
+        seed, backend,
+    ):  # fmt: skip
         self.input_size = I = check.integer("input_size", input_size, 1, check.MOST)
         self.hidden_size = H = check.integer("hidden_size", hidden_size, 1, check.MOST)
         self.num_layers = L = check.integer("num_layers", num_layers, 1, check.MOST)
@@ -91,6 +106,14 @@ class Recurrent(Parametrised, Generic[State]):
         self.batch_first = check.boolean("batch_first", batch_first)
         self.dropout = check.number("dropout", dropout, 0.0, 1.0)
         self.bias = check.boolean("bias", bias)
+        self.grad_clip = _options.limit("grad_clip", grad_clip)
+        if merge is not None:
+            check.choice("merge", merge, MERGES)
+        if merge != "concat" and not self.bidirectional:
+            raise ValueError(f"merge: {merge!r} needs two directions; expected bidirectional=True")
+        if merge is None and L > 1:
+            raise ValueError("merge: None keeps the directions apart, so no layer can follow; expected num_layers=1")
+        self.merge = merge
         self.dtype = check.dtype_of("dtype", dtype)
         self.backend = check.choice("backend", backend, tuple(_BACKENDS))
         if seed is not None:
@@ -99,12 +122,13 @@ class Recurrent(Parametrised, Generic[State]):
             warnings.warn("dropout acts between layers, so it does nothing with num_layers=1", stacklevel=3)
 
         D = self._directions = 2 if self.bidirectional else 1
+        width = self._width = D * H if merge in ("concat", None) else H  # of what the directions give together
         self._rng = np.random.default_rng(seed)
         limit = 1 / math.sqrt(H)
         rows = self._gates * H
         arrays = {}
         for k in range(L):
-            shapes = ((rows, D * H if k else I), (rows, H), *([(rows,)] * 2 if self.bias else ()))
+            shapes = ((rows, width if k else I), (rows, H), *([(rows,)] * 2 if self.bias else ()))
             for d in range(D):
                 for name, shape in zip(self._names(k, d), shapes + ((H,),) * len(self._units), strict=True):
                     arrays[name] = self._rng.uniform(-limit, limit, shape)
@@ -128,7 +152,8 @@ class Recurrent(Parametrised, Generic[State]):
             before that step, in every layer; in the reverse direction between steps t and t - 1.
 
         Returns (y, state), new arrays. y : (T, B, D*H), with `batch_first` (B, T, D*H), without a batch (T, D*H): the
-        top layer's output. state : the final state, in the form and shape of the initial one.
+        top layer's output; D*H is H where `merge` makes one of the two directions, and with merge=None y is a pair.
+        state : the final state, in the form and shape of the initial one.
 
         ValueError, TypeError: an argument of wrong shape, dtype or value.
 
@@ -141,16 +166,19 @@ class Recurrent(Parametrised, Generic[State]):
             if result is not None:
                 return result[0], self._bundle(*result[1:])
         layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
-        if inference is None:
-            nothing_dropped = [None] * (self.num_layers - 1)
-            y, final, _ = self._run(stack, layout, below, given, lengths, reset, nothing_dropped, training=False)
-            return y, final
         T, B, _ = below.shape
+        if inference is None:
+            y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
+            nothing_dropped = [None] * (self.num_layers - 1)
+            parts, _ = self._run(
+                stack, below, given, lengths, reset, nothing_dropped, _time_major(y, layout), training=False
+            )
+            return self._outputs(y), self._callers_state(parts, layout)
         shape = (self.num_layers * self._directions, B, self.hidden_size)
         parts = [np.zeros(shape, self.dtype) if part is None else np.array(part, order="C") for part in given]
         y = np.zeros((*_sizes(layout, T, B), self._directions * self.hidden_size), self.dtype)
         inference.run(below, parts, lengths, reset, _time_major(y, layout))
-        return y, self._bundle(*(part[:, 0] if layout == "T" else part for part in parts))
+        return y, self._callers_state(parts, layout)
 
     def forward(
         self,
@@ -161,6 +189,8 @@ class Recurrent(Parametrised, Generic[State]):
         reset: ArrayLike | None = None,
         rng: int | np.random.Generator | None = None,
         recompute: bool = False,
+        tbptt: int | None = None,
+        burn_in: int = 0,
     ) -> tuple[np.ndarray, State, Tape]:
         """As a call, with dropout between the layers, and a tape for `backward`. The layer stays unchanged.
 
@@ -169,8 +199,13 @@ class Recurrent(Parametrised, Generic[State]):
             or a `numpy.random.Generator` makes them repeatable.
         recompute : True keeps only the inputs and states of each step and lets `backward` compute the gates again: for
             long sequences. The same bits, a third of an LSTM's tape, a sixth more time for both calls together.
+        tbptt : k, at least 1: truncated backpropagation through time (Williams and Peng 1990). The state goes on, but
+            every k steps its gradient is cut. None: never.
+        burn_in : n: the first n steps warm the state up. No gradient comes from them or goes through them; tbptt counts
+            from there.
 
-        Returns (y, state, tape).
+        Returns (y, state, tape). What tbptt and burn_in cut changes no output. Both need bidirectional=False: the
+        second direction has been everywhere before it comes to the first step.
 
         >>> y, state, tape = layer.forward(x, lengths=n)
         """
@@ -179,13 +214,32 @@ class Recurrent(Parametrised, Generic[State]):
         recompute = check.boolean("recompute", recompute)
         if rng is not None and not isinstance(rng, np.random.Generator):
             rng = np.random.default_rng(check.integer("rng", rng, 0))
+        if tbptt is not None:
+            tbptt = check.integer("tbptt", tbptt, 1)
+        burn_in = check.integer("burn_in", burn_in, 0)
+        if self.bidirectional and (tbptt or burn_in):
+            raise ValueError(f"{'tbptt' if tbptt else 'burn_in'}: expected bidirectional=False (see forward)")
         T, B, _ = below.shape
         kept = self._draw(T, B, rng)
         stack, _ = snapshot.packed
-        y, final, tapes = self._run(
-            stack, layout, below, given, lengths, reset, kept, training=True, recompute=recompute
-        )
-        return y, final, Tape(self, snapshot, layout, T, B, tapes, kept)
+        y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
+        out, parts, pieces = _time_major(y, layout), given, []
+        for start, end, training in _cut(T, burn_in, tbptt):
+            parts, piece = self._run(
+                stack,
+                below[start:end],
+                parts,
+                None if lengths is None else (lengths - start).clip(0, end - start),
+                None if reset is None else reset[start:end],
+                [None if mask is None else mask[start:end] for mask in kept],
+                out[start:end],
+                training=training,
+                recompute=recompute,
+            )
+            if training:
+                pieces.append(_Piece(start, end, *piece))
+        tape = Tape(self, snapshot, layout, T, B, lengths, pieces, kept)
+        return self._outputs(y), self._callers_state(parts, layout), tape
 
     def backward(
         self,
@@ -193,6 +247,7 @@ class Recurrent(Parametrised, Generic[State]):
         dy: ArrayLike | None = None,
         dstate: Any = None,
         grads: MutableMapping[str, np.ndarray] | None = None,
+        dc: ArrayLike | None = None,
     ) -> tuple[np.ndarray, State, Mapping[str, np.ndarray]]:
         """The gradient of a loss by everything that `forward` was given.
 
@@ -200,6 +255,8 @@ class Recurrent(Parametrised, Generic[State]):
         dy : the loss's gradient by y, in y's shape; None means zeros. Past a sequence's end it is never read.
         dstate : the loss's gradient by the final state, in its form; None, or a part that is None, means zeros.
         grads : writable arrays under the names of `params`, which the weights' gradients are added to; None: new ones.
+        dc : the loss's gradient by the top layer's c after every step (an LSTM's), (T, B, D*H) in y's layout; None
+            means zeros.
 
         Returns (dx, dstate, grads): the gradient by x, in x's shape; by the initial state; and by each weight, in a
         dict with the names of `params` (`grads` itself, if given).
@@ -210,28 +267,52 @@ class Recurrent(Parametrised, Generic[State]):
         >>> dx, dstate, grads = layer.backward(tape, dy)
         """
         self._check_tape(tape)
-        D, H, L = self._directions, self.hidden_size, self.num_layers
+        D, H = self._directions, self.hidden_size
         T, B, layout = tape._steps, tape._batch, tape._layout
-        down: Any = None
-        if dy is not None:
-            down = _time_major(check.array("dy", dy, self.dtype, (*_sizes(layout, T, B), D * H)), layout)
+        down = None if dy is None else self._output_gradient(dy, tape)
         given = self._state_parts("dstate", dstate, B, layout)
+        if dc is not None:
+            if "c" not in self._letters:
+                raise ValueError(f"dc: expected None, since {type(self).__name__} has no cell state")
+            dc = _time_major(check.array("dc", dc, self.dtype, (*_sizes(layout, T, B), D * H)), layout)
         if grads is not None:
-            mentioned = [("dy", down), *(("dstate", part) for part in given)]
+            mentioned = [("dy", down), ("dc", dc), *(("dstate", part) for part in given)]
             self._checked_grads(grads, tuple((name, a) for name, a in mentioned if a is not None))
 
-        initial: list[Any] = []
+        dx: list[np.ndarray] = []
         new: dict[str, np.ndarray] = {}
-        for k in reversed(range(L)):
-            if k < L - 1:
-                self._drop(down, tape._kept[k])
-            down, dstate_k, dweights = self._backward(tape._tapes[k], down, self._layer_state(given, k))
-            initial.insert(0, dstate_k)
-            for d in range(D):
+        for piece in reversed(tape._pieces):
+            steps = slice(piece.start, piece.end)
+            dx_piece, given, dweights = self._piece_backward(
+                piece, tape._kept, None if down is None else down[steps], None if dc is None else dc[steps], given
+            )
+            dx.insert(0, dx_piece)
+            for name, dweight in dweights.items():
+                new[name] = new[name] + dweight if name in new else dweight
+            if piece.start > 0:
+                given = [_cut_gradient(part, piece, tape) for part in given]
+        if tape._pieces[0].start > 0:
+            dx.insert(0, np.zeros((tape._pieces[0].start, B, self.input_size), self.dtype))
+        whole = dx[0] if len(dx) == 1 else np.concatenate(dx)
+        whole = np.ascontiguousarray(_callers(whole, layout))
+        return whole, self._callers_state(given, layout), self._accumulated(grads, new)
+
+    def _piece_backward(self, piece, kept, down, dc, given):
+        """dx, the parts of dstate and the gradient of each weight, of the steps of one piece."""
+        dparts: list[Any] = []
+        new: dict[str, np.ndarray] = {}
+        for k in reversed(range(self.num_layers)):
+            if k < self.num_layers - 1:
+                mask = kept[k]
+                self._drop(down, None if mask is None else mask[piece.start : piece.end])
+            down = self._split(down, piece.outputs[k] if piece.outputs else None)
+            of_c = {} if dc is None or k < self.num_layers - 1 else {"dc": dc}
+            down, dstate_k, dweights = self._backward(piece.tapes[k], down, self._layer_state(given, k), **of_c)
+            dparts.insert(0, dstate_k)
+            for d in range(self._directions):
                 given_weights = (dweight for dweight in dweights[d] if dweight is not None)  # there may be no biases
                 new.update(zip(self._names(k, d), given_weights, strict=True))
-        dx = np.ascontiguousarray(_callers(down, layout))
-        return dx, self._stacked(initial, layout), self._accumulated(grads, new)
+        return down, self._stacked(dparts), new
 
     def zero_state(self, batch: int | None = None) -> State:
         """A state of zeros for `step`, a call or `forward`: one per stream.
@@ -343,10 +424,12 @@ class Recurrent(Parametrised, Generic[State]):
 
         def function(what):
             found = getattr(backend, f"{self._cell}_{what}")
-            return partial(found, **options) if options and what != "backward" else found
+            given = options if what != "backward" else {"grad_clip": self.grad_clip} if self.grad_clip else {}
+            return partial(found, **given) if given else found
 
         self._pack, self._forward, self._backward, self._step = map(function, ("pack", "forward", "backward", "step"))
-        self._inference = getattr(backend, "Inference", None)
+        merges = self._width != self._directions * self.hidden_size or self.merge is None
+        self._inference = None if merges else getattr(backend, "Inference", None)
         self._drawing = ForkSafeLock()
 
     def _names(self, k: int, d: int) -> list[str]:
@@ -363,12 +446,12 @@ class Recurrent(Parametrised, Generic[State]):
         """The backend's form of the weights, one entry per stacked layer, and its Inference, where it has that."""
         directions = range(self._directions)
         stack = [self._pack([self._weights(params, k, d) for d in directions]) for k in range(self.num_layers)]
-        if self._inference is None:
+        if self.backend == "reference":
             return stack, None
         before = vars(self).get("_snapshot")
         for new, old in zip(stack, before.packed[0] if before else (), strict=False):
             new.spare = old.spare  # a tape's memory, for the next one
-        return stack, self._inference(stack)
+        return stack, self._inference(stack) if self._inference else None
 
     @staticmethod
     def _bundle(*parts: Any) -> Any:
@@ -394,34 +477,82 @@ class Recurrent(Parametrised, Generic[State]):
             reset = _time_major(check.reset("reset", reset, _sizes(layout, T, B)), layout)
         return layout, below, given, lengths, reset
 
-    def _run(self, stack, layout, below, given, lengths, reset, kept, **options):
-        """Layer by layer: y, the final state and the tapes."""
-        T, B, _ = below.shape
-        L = self.num_layers
-        y = np.empty((*_sizes(layout, T, B), self._directions * self.hidden_size), self.dtype)
-        tapes, final = [], []
-        for k in range(L):
+    def _run(self, stack, below, given, lengths, reset, kept, out, training, recompute=False):
+        """Layer by layer, time first, the top layer's output into `out`: the parts of the final state, and what a piece
+        of the tape has of each layer."""
+        tapes, outputs, final = [], [], []
+        concat = self._width == self._directions * self.hidden_size
+        for k in range(self.num_layers):
+            is_top = k == self.num_layers - 1
             below, state_k, tape = self._forward(
                 below,
                 self._layer_state(given, k),
                 stack[k],
                 lengths=lengths,
                 reset=reset,
-                out=_time_major(y, layout) if k == L - 1 else None,
-                **options,
+                out=out if is_top and concat else None,
+                training=training,
+                recompute=recompute,
             )
-            if k < L - 1:
+            if not concat:
+                if self.merge == "mul":
+                    outputs.append(below)
+                below = self._merged(below, out if is_top else None)
+            if not is_top:
                 self._drop(below, kept[k])
             final.append(state_k)
             tapes.append(tape)
-        return y, self._stacked(final, layout), tapes
+        return self._stacked(final), (tapes, outputs)
+
+    def _merged(self, y, out):
+        """(T, B, 2*H) -> (T, B, H), into `out` if that is given."""
+        ways = y[..., : self.hidden_size], y[..., self.hidden_size :]
+        with np.errstate(all="ignore"):
+            if self.merge == "mul":
+                return np.multiply(*ways, out=out)
+            result = np.add(*ways, out=out)
+            if self.merge == "mean":
+                result *= self.dtype.type(0.5)
+        return result
+
+    def _split(self, down, y):
+        """The way back, for gradients: (T, B, H) -> (T, B, 2*H). y : what was merged, where that matters."""
+        if down is None or self._width == self._directions * self.hidden_size:
+            return down
+        if self.merge == "mean":
+            down = down * self.dtype.type(0.5)
+        both = np.concatenate([down, down], axis=-1)
+        if self.merge == "mul":
+            with np.errstate(all="ignore"):
+                both *= np.roll(y, self.hidden_size, axis=-1)
+        return both
+
+    def _outputs(self, y):
+        """y as the caller gets it: a pair with merge=None."""
+        if self.merge is not None:
+            return y
+        return y[..., : self.hidden_size].copy(), y[..., self.hidden_size :].copy()
+
+    def _output_gradient(self, dy, tape):
+        """dy, checked, time first."""
+        sizes = _sizes(tape._layout, tape._steps, tape._batch)
+        if self.merge is not None:
+            return _time_major(check.array("dy", dy, self.dtype, (*sizes, self._width)), tape._layout)
+        if not isinstance(dy, (tuple, list)) or len(dy) != 2:
+            raise TypeError(f"dy: expected a pair, one for each direction, got {type(dy).__name__}")
+        ways = [
+            np.zeros((*sizes, self.hidden_size), self.dtype) if one is None
+            else check.array(f"dy[{d}]", one, self.dtype, (*sizes, self.hidden_size))
+            for d, one in enumerate(dy)
+        ]  # fmt: skip
+        return _time_major(np.concatenate(ways, axis=-1), tape._layout)
 
     def _draw(self, T: int, B: int, rng: np.random.Generator | None) -> list[np.ndarray | None]:
         """Dropout's masks, drawn at once and in a fixed order, so that they depend on nothing but the generator."""
         gaps = self.num_layers - 1
         if not self.dropout:
             return [None] * gaps
-        shape = (gaps, T, B, self._directions * self.hidden_size)
+        shape = (gaps, T, B, self._width)
         if rng is None:
             with self._drawing.held():
                 uniform = self._rng.random(shape, np.float32)
@@ -459,10 +590,13 @@ class Recurrent(Parametrised, Generic[State]):
         rows = slice(k * self._directions, (k + 1) * self._directions)
         return self._bundle(*(None if part is None else part[rows] for part in parts))
 
-    def _stacked(self, states: list[Any], layout: str) -> Any:
-        """The caller's state from those of the stacked layers, in arrays of its own."""
+    def _stacked(self, states: list[Any]) -> list[np.ndarray]:
+        """The parts of a state, (L*D, B, H) each, from those of the stacked layers."""
         columns = [[state] for state in states] if len(self._letters) == 1 else states
-        parts = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*columns, strict=True)]
+        return [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*columns, strict=True)]
+
+    def _callers_state(self, parts: list[np.ndarray], layout: str) -> Any:
+        """A state for the caller from its parts."""
         return self._bundle(*(part[:, 0] if layout == "T" else part for part in parts))
 
     def _check_tape(self, tape: Any) -> None:
@@ -519,6 +653,10 @@ class LSTM(Recurrent[LSTMState]):
         "sigmoid", "relu", "softsign", "softplus", ("affine", alpha, beta) alpha x + beta, ("leakyrelu", alpha),
         ("thresholdedrelu", alpha), ("scaledtanh", alpha, beta) alpha tanh(beta x), ("hardsigmoid", alpha, beta),
         ("elu", alpha).
+    grad_clip : a number: in `backward`, what goes back from each step to the one before, dh and dc, is limited to
+        -grad_clip ... grad_clip. None: no limit.
+    merge : what becomes of the two directions' outputs: "concat" side by side (D*H), "sum", "mul" or "mean" (H), or
+        None: y and dy are pairs.
     dtype : float32 or float64, of the weights and of everything that goes in and out.
     seed : a whole number, for the weights and for dropout's masks; None is random.
     backend : "compiled", or "reference" for the NumPy equations.
@@ -554,6 +692,8 @@ class LSTM(Recurrent[LSTMState]):
         clip: float | None = None,
         cell_clip: float | None = None,
         activations: Sequence[Activation] = LSTM_ACTIVATIONS,
+        grad_clip: float | None = None,
+        merge: str | None = "concat",
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
@@ -564,8 +704,9 @@ class LSTM(Recurrent[LSTMState]):
         self.coupled, self.clip, self.cell_clip = chosen.coupled, chosen.clip, chosen.cell_clip
         self.activations = tuple(activation.entry for activation in chosen.activations)
         super().__init__(
-            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
-        )
+            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
+            seed, backend,
+        )  # fmt: skip
         if forget_bias is not None:
             most = float(np.finfo(self.dtype).max)
             forget_bias = check.number("forget_bias", forget_bias, -most, most)
@@ -619,6 +760,8 @@ class GRU(Recurrent[np.ndarray]):
         bias: bool = True,
         clip: float | None = None,
         activations: Sequence[Activation] = GRU_ACTIVATIONS,
+        grad_clip: float | None = None,
+        merge: str | None = "concat",
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
@@ -627,8 +770,9 @@ class GRU(Recurrent[np.ndarray]):
         chosen = _options.gru(activations, clip)
         self.clip, self.activations = chosen.clip, tuple(activation.entry for activation in chosen.activations)
         super().__init__(
-            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
-        )
+            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
+            seed, backend,
+        )  # fmt: skip
 
 
 class RNN(Recurrent[np.ndarray]):
@@ -665,6 +809,8 @@ class RNN(Recurrent[np.ndarray]):
         bias: bool = True,
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
+        grad_clip: float | None = None,
+        merge: str | None = "concat",
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
@@ -678,8 +824,9 @@ class RNN(Recurrent[np.ndarray]):
         chosen = _options.rnn(nonlinearity, clip)
         self.nonlinearity, self.clip = chosen.activations[0].entry, chosen.clip
         super().__init__(
-            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, dtype, seed, backend
-        )
+            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
+            seed, backend,
+        )  # fmt: skip
 
 
 # A layout names the axes in front of the last one as the caller has them: "TB", "BT" (batch_first) or "T" (no batch).
@@ -697,6 +844,25 @@ def _time_major(a: np.ndarray, layout: str) -> np.ndarray:
 def _callers(a: np.ndarray, layout: str) -> np.ndarray:
     """The way back, also a view."""
     return a[:, 0] if layout == "T" else a.swapaxes(0, 1) if layout == "BT" else a
+
+
+def _cut(T: int, burn_in: int, k: int | None) -> list[tuple[int, int, bool]]:
+    """(start, end, whether it is trained) of the pieces of T steps; the last one is trained, if only on no steps."""
+    first = min(burn_in, T)
+    starts = list(range(first, T, k)) if k else [first]
+    if not starts:
+        starts = [first]
+    pieces = [(start, end, True) for start, end in zip(starts, [*starts[1:], T], strict=True)]
+    return [(0, first, False), *pieces] if first else pieces
+
+
+def _cut_gradient(part: np.ndarray, piece: _Piece, tape: Tape) -> np.ndarray:
+    """The gradient by the state before a piece, for the steps before it: only of sequences that had ended there, and so
+    have their final state from those."""
+    if tape._lengths is None:
+        return np.zeros_like(part)
+    over = tape._lengths <= (0 if piece is tape._pieces[0] else piece.start)  # nothing goes into the burn-in
+    return np.where(over[:, None], part, 0).astype(part.dtype)
 
 
 def _rank(name: str, value: Any) -> int:
