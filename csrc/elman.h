@@ -91,6 +91,8 @@ typedef struct {
     void *last[2];        /* after each sequence's last true step (D, B, H); may be `state` itself */
     void *y;              /* (T, B, D*H), y[t][b] at y + t * y_t + b * y_b; past a length never written */
     ptrdiff_t y_t, y_b;
+    void *c; /* as y, c after every step; NULL: not wanted */
+    ptrdiff_t c_t, c_b;
 } elman_forward_call;
 
 typedef struct {

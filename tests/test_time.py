@@ -320,3 +320,72 @@ def test_directions_kept_apart(backend):
 def test_wrong_merges_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         elman.GRU(I, H, **options)
+
+
+# ------------------------------------------------------------------------------------------------ what every step had
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["plain", "lengths"])
+@pytest.mark.parametrize("D", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"peephole": True, "coupled": "f=1-i", "clip": 1.5}], ids=str)
+@each_backend
+def test_c_and_gates_of_every_step(backend, options, D, lengths, batch_first):
+    """c against calls that end at each step, and gates against c: c_t = f * c + i * g, h_t = o * tanh(c_t)."""
+    settings = {"bidirectional": D == 2, "batch_first": batch_first, "dtype": "float64", "seed": 1, "backend": backend}
+    layer = elman.LSTM(I, H, 2, **settings, **options)
+    x, _, _ = numbers(elman.LSTM(I, H, dtype="float64"))
+    turn = (lambda a: a.swapaxes(0, 1)) if batch_first else (lambda a: a)
+    y, (h, c_last), c, gates = layer(turn(x), lengths=lengths, return_all=("c", "gates"))
+    plain_y, (plain_h, _) = layer(turn(x), lengths=lengths)
+    np.testing.assert_array_equal(y, plain_y)
+    np.testing.assert_array_equal(h, plain_h)
+    trained = layer.forward(turn(x), lengths=lengths, return_all=["gates", "c"], recompute=True)
+    np.testing.assert_array_equal(trained[3], gates)  # the same bits
+    np.testing.assert_array_equal(trained[4], c)
+    y, c, gates = turn(y), turn(c), turn(gates)
+    assert c.shape == (T, B, D * H) and gates.shape == (T, B, D, 4, H)
+    ends = np.full(B, T) if lengths is None else np.array(lengths)
+    for b, d in np.ndindex(B, D):
+        columns, end = slice(d * H, (d + 1) * H), ends[b]
+        assert not c[end:, b].any() and not gates[end:, b].any()
+        if end == 0:
+            continue
+        i, f, g, o = (gates[:end, b, d, k] for k in range(4))
+        c_t = c[:end, b, columns]
+        before = np.concatenate([np.zeros((1, H)), c_t[:-1]] if d == 0 else [c_t[1:], np.zeros((1, H))])
+        np.testing.assert_allclose(c_t, f * before + i * g, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(y[:end, b, columns], o * np.tanh(c_t), rtol=1e-12, atol=1e-15)
+        np.testing.assert_array_equal(c_last[D + d, b], c_t[-1 if d == 0 else 0])
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+@each_backend
+def test_gates_of_a_gru_in_pieces(backend, reset_after):
+    layer = elman.GRU(I, H, reset_after=reset_after, dtype="float64", seed=1, backend=backend)
+    x, _, _ = numbers(layer)
+    y, _, _, gates = layer.forward(x, tbptt=3, burn_in=2, return_all=("gates",))
+    r, z, n = (gates[:, :, 0, k] for k in range(3))
+    before = np.concatenate([np.zeros((1, B, H)), y[:-1]])
+    np.testing.assert_allclose(y, (1 - z) * n + z * before, rtol=1e-12, atol=1e-15)
+    assert r.min() > 0 and r.max() < 1 and r.std() > 0.05
+    np.testing.assert_allclose(layer(x, return_all=("gates",))[2], gates, rtol=1e-13)
+    unbatched = layer(x[:, 1], return_all=("gates",))[2]
+    np.testing.assert_allclose(unbatched, gates[:, 1], rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "kind, value, error, message",
+    [
+        ("gru", ("c",), ValueError, "return_all: expected 'gates', got 'c'"),
+        ("rnn", ("gates",), ValueError, "return_all: expected nothing"),
+        ("lstm", ("h",), ValueError, "return_all: expected 'c' and 'gates', got 'h'"),
+        ("lstm", "c", TypeError, "return_all: expected a tuple of names"),
+    ],
+)
+@each_backend
+def test_wrong_names_are_refused(backend, kind, value, error, message):
+    layer = KINDS[kind](I, H, backend=backend)
+    for call in (layer, layer.forward):
+        with pytest.raises(error, match=f"^{message}"):
+            call(np.zeros((T, B, I), np.float32), return_all=value)

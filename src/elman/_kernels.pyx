@@ -61,6 +61,8 @@ cdef extern from "elman.h" nogil:
         void *last[2]
         void *y
         ptrdiff_t y_t, y_b
+        void *c
+        ptrdiff_t c_t, c_b
 
     ctypedef struct elman_backward_call:
         elman_layer layer
@@ -273,7 +275,7 @@ cdef char *allocate(ptrdiff_t size) except NULL:
 
 def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const real[:, :, ::1] c,
             const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset, int threads, real[:, :, :] y,
-            real[:, :, ::1] h_last, real[:, :, ::1] c_last, real[::1] tape, bint recompute):
+            real[:, :, ::1] c_all, real[:, :, ::1] h_last, real[:, :, ::1] c_last, real[::1] tape, bint recompute):
     cdef elman_forward_call call
     cdef char *index
     cdef char *scratch = NULL
@@ -284,7 +286,9 @@ def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const
         call.layer.tape, call.layer.recompute = &tape[0], recompute
     call.state[0], call.state[1] = start_of[real](h), start_of[real](c)
     call.last[0], call.last[1] = &h_last[0, 0, 0], <void *>start_of[real](c_last)
-    call.y = NULL
+    call.y, call.c = NULL, <void *>start_of[real](c_all)
+    if call.c != NULL:
+        call.c_t, call.c_b = c_all.shape[1] * c_all.shape[2], c_all.shape[2]
     if x.shape[0]:
         call.y = &y[0, 0, 0]
     call.y_t, call.y_b = y.strides[0] // <ptrdiff_t>sizeof(real), y.strides[1] // <ptrdiff_t>sizeof(real)
@@ -462,7 +466,7 @@ cdef class Stack:
                         return None
             call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
             call.y, call.y_t, call.y_b = views[1].buf, 0, self.H
-            call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, 1
+            call.c, call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, NULL, 1
             if self.work * B > RELEASE_GIL:
                 call.layer.threads = self.threads()
             for i in range(self.states):
@@ -520,7 +524,7 @@ cdef class Stack:
             PyObject_GetBuffer(result[0], &views[1], WRITABLE)
             opened = 2
             call.y = views[1].buf
-            call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, threads
+            call.c, call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, NULL, threads
             self.run(T, B, &call, True)
             return result
         except (AttributeError, TypeError, ValueError, BufferError):
@@ -575,7 +579,7 @@ cdef class Stack:
             memory = allocate(self.states * L * N * row)
             call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
             call.y, call.y_t, call.y_b = views[1].buf, 0, self.H
-            call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, threads
+            call.c, call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, NULL, threads
             for i in range(self.states):
                 call.state[i] = call.last[i] = memory + i * L * N * row
                 for b in range(N):
@@ -630,7 +634,7 @@ def infer(Stack stack, const real[:, :, :] x, const ptrdiff_t[::1] lengths, cons
     """Whole sequences through a stack; h and c in place."""
     cdef elman_forward_call call
     fill_arrays[real](&call.layer, x, lengths, reset, threads)
-    call.y = NULL
+    call.y = call.c = NULL
     if x.shape[0] and x.shape[1]:
         call.y = &y[0, 0, 0]
     call.y_t, call.y_b = y.strides[0] // <ptrdiff_t>sizeof(real), y.strides[1] // <ptrdiff_t>sizeof(real)

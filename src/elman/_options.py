@@ -121,3 +121,15 @@ def limit(name: str, value: Any) -> float | None:
     if most == 0 or most == math.inf:
         raise ValueError(f"{name}: expected a number above 0, or None, got {value!r}")
     return most
+
+
+def return_all(value: Any, family: str) -> tuple[str, ...]:
+    """What a cell of this family can return for every step."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"return_all: expected a tuple of names, got {value!r}")
+    possible = {"lstm": ("c", "gates"), "rnn": ()}.get(family, ("gates",))
+    for name in value:
+        if name not in possible:
+            wanted = " and ".join(map(repr, possible)) or "nothing, since it has neither a cell state nor gates"
+            raise ValueError(f"return_all: expected {wanted}, got {name!r}")
+    return tuple(value)

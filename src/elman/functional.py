@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks, _config, _kernels, _options
+from . import _checks, _config, _kernels, _options, reference
 from ._locks import ForkSafeLock
 from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, Activation
 from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
@@ -180,12 +180,13 @@ def rnn_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Array, Tape | None]:
+    return_all: Sequence[str] = (),
+) -> tuple[Any, ...]:
     """h' = phi(W_ih x + b_ih + W_hh h + b_hh) for every step: see `lstm_forward`; state is h (D, B, H).
 
     nonlinearity: phi, "tanh", "relu" or "sigmoid".
     """
-    return _forward(_rnn(nonlinearity, clip), x, state, weights, lengths, reset, training, recompute, out)
+    return _forward(_rnn(nonlinearity, clip), x, state, weights, lengths, reset, training, recompute, out, return_all)
 
 
 def lstm_forward(
@@ -202,7 +203,8 @@ def lstm_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Arrays, Tape | None]:
+    return_all: Sequence[str] = (),
+) -> tuple[Any, ...]:
     """Run an LSTM layer over whole sequences.
 
     x:        (T, B, I)
@@ -215,13 +217,15 @@ def lstm_forward(
     recompute: keep only the state before each step (2 of 6 arrays; GRU 1 of 5, with reset before 1 of 4; RNN 1 of 2)
               and let `lstm_backward` compute the rest again: a third more work, the same bits
     out:      (T, B, D*H) to write y into
-    Returns y (T, B, D*H), the state (h, c) after the last true steps, each (D, B, H), and the tape or None.
+    return_all: "c" for c after every step, (T, B, D*H), "gates" for the values of the gates, (T, B, D, G, H), in the
+              order of the weights; zeros past a length
+    Returns y (T, B, D*H), the state (h, c) after the last true steps, each (D, B, H), the tape or None, and the arrays
+    that return_all asks for.
     Raises TypeError and ValueError naming the argument, before anything is written.
     Equations: csrc/cells/lstm.inc, elman.reference.
     """
-    return _forward(
-        _lstm(activations, coupled, clip, cell_clip), x, state, weights, lengths, reset, training, recompute, out
-    )
+    kind = _lstm(activations, coupled, clip, cell_clip)
+    return _forward(kind, x, state, weights, lengths, reset, training, recompute, out, return_all)
 
 
 def gru_forward(
@@ -237,12 +241,14 @@ def gru_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Array, Tape | None]:
+    return_all: Sequence[str] = (),
+) -> tuple[Any, ...]:
     """Run a GRU layer over whole sequences: see `lstm_forward`; state is h (D, B, H), gates in the order r, z, n.
 
     reset_after: whether r multiplies after the recurrent product (PyTorch) or before it (the default of ONNX).
     """
-    return _forward(_gru(reset_after, activations, clip), x, state, weights, lengths, reset, training, recompute, out)
+    kind = _gru(reset_after, activations, clip)
+    return _forward(kind, x, state, weights, lengths, reset, training, recompute, out, return_all)
 
 
 def rnn_backward(
@@ -367,9 +373,10 @@ def _weights(kind, weights, name="weights"):
     return weights
 
 
-def _forward(kind, x, state, weights, lengths, reset, training, recompute, out):
+def _forward(kind, x, state, weights, lengths, reset, training, recompute, out, return_all):
     w = _weights(kind, weights)
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
+    return_all = _options.return_all(return_all, kind.family)
     dtype, H, D = w.dtype, w.H, w.D
     x = _checks.array("x", x, dtype, ("T", "B", w.I))
     T, B, _ = x.shape
@@ -383,7 +390,9 @@ def _forward(kind, x, state, weights, lengths, reset, training, recompute, out):
         if lengths is not None:
             y[...] = 0
     tape = kept = None
-    if training:
+    c_all = np.zeros((T, B, D * H), dtype) if "c" in return_all else None
+    if training or "gates" in return_all:
+        recompute = recompute and "gates" not in return_all  # which are what it would not keep
         x = np.array(x, order="C")
         lengths, reset = (None if a is None else a.copy() for a in (lengths, reset))
         rows = T * B if lengths is None else int(lengths.sum())
@@ -393,9 +402,30 @@ def _forward(kind, x, state, weights, lengths, reset, training, recompute, out):
     h_last = np.empty((D, B, H), dtype)
     c_last = np.empty((D, B, H), dtype) if w.packed.states == 2 else None
     w.kernels["forward"](
-        w.packed, x, h, c, lengths, reset, _config.get_num_threads(), y, h_last, c_last, kept, recompute
+        w.packed, x, h, c, lengths, reset, _config.get_num_threads(), y, c_all, h_last, c_last, kept, recompute
     )
-    return y, _bundled([h_last, c_last]), tape
+    arrays = [c_all if name == "c" else _gates_of(tape) for name in return_all]
+    return y, _bundled([h_last, c_last]), tape if training else None, *arrays
+
+
+def _gates_of(tape):
+    """(T, B, D, G, H): the gates in a tape, whose rows are in the order of csrc/schedule.h."""
+    w, (T, B, _) = tape.weights, tape.x.shape
+    G, states = w.packed.gates, w.packed.states
+    lengths = np.full(B, T) if tape.lengths is None else tape.lengths
+    order = np.argsort(-lengths, kind="stable")
+    s, j = np.nonzero(np.arange(T)[:, None] < lengths[order])
+    b = order[j]
+    slots = tape.kept.reshape(w.D, w.packed.slots, len(s), w._padded(w.H))
+    gates = np.zeros((T, B, w.D, G, w.H), w.dtype)
+    for d in range(w.D):
+        t = lengths[b] - 1 - s if d else s
+        for k in range(G):
+            gates[t, b, d, k] = slots[d, states + k, :, : w.H]
+    if w.cell.endswith("_any"):
+        gates = reference.gates_from(w.kind.options, gates)
+        gates[np.arange(T)[:, None] >= lengths] = 0
+    return gates
 
 
 def _backward(family, tape, dy, dstate, dc_all, grad_clip):

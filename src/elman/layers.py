@@ -137,8 +137,14 @@ class Recurrent(Parametrised, Generic[State]):
     # ------------------------------------------------------------------------------------------------ computing
 
     def __call__(
-        self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, reset: ArrayLike | None = None
-    ) -> tuple[np.ndarray, State]:
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        return_all: Sequence[str] = (),
+    ) -> Any:
         """Inference: nothing is kept for a gradient and dropout never applies.
 
         x : (T, B, I), with `batch_first` (B, T, I), or (T, I) without a batch. The layer's dtype, integers or lists.
@@ -150,6 +156,9 @@ class Recurrent(Parametrised, Generic[State]):
             one), and the reverse direction starts at the last true step.
         reset : (T, B), with `batch_first` (B, T), without a batch (T,); bool or 0 and 1. The state is set to zero
             before that step, in every layer; in the reverse direction between steps t and t - 1.
+        return_all : names of what else is wanted of every step of the top layer: "c", an LSTM's cell state (T, B, D*H),
+            "gates", the values of an LSTM's or a GRU's gates in the order of the weights, (T, B, D, G, H). The arrays
+            come after the state, in the order of the names and in y's layout; past a sequence's end they are 0.
 
         Returns (y, state), new arrays. y : (T, B, D*H), with `batch_first` (B, T, D*H), without a batch (T, D*H): the
         top layer's output; D*H is H where `merge` makes one of the two directions, and with merge=None y is a pair.
@@ -161,19 +170,23 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x_next, state)
         """
         stack, inference = self._snapshot.packed
-        if inference is not None and lengths is None and reset is None:
+        if inference is not None and lengths is None and reset is None and return_all == ():
             result = inference.call(x, state, self.batch_first, get_num_threads())
             if result is not None:
                 return result[0], self._bundle(*result[1:])
         layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
         T, B, _ = below.shape
-        if inference is None:
+        if inference is None or return_all != ():
             y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
             nothing_dropped = [None] * (self.num_layers - 1)
-            parts, _ = self._run(
-                stack, below, given, lengths, reset, nothing_dropped, _time_major(y, layout), training=False
+            parts, _, every = self._run(
+                stack, below, given, lengths, reset, nothing_dropped, _time_major(y, layout), return_all, training=False
             )
-            return self._outputs(y), self._callers_state(parts, layout)
+            return (
+                self._outputs(y),
+                self._callers_state(parts, layout),
+                *(np.ascontiguousarray(_callers(a, layout)) for a in every),
+            )
         shape = (self.num_layers * self._directions, B, self.hidden_size)
         parts = [np.zeros(shape, self.dtype) if part is None else np.array(part, order="C") for part in given]
         y = np.zeros((*_sizes(layout, T, B), self._directions * self.hidden_size), self.dtype)
@@ -191,10 +204,11 @@ class Recurrent(Parametrised, Generic[State]):
         recompute: bool = False,
         tbptt: int | None = None,
         burn_in: int = 0,
-    ) -> tuple[np.ndarray, State, Tape]:
+        return_all: Sequence[str] = (),
+    ) -> Any:
         """As a call, with dropout between the layers, and a tape for `backward`. The layer stays unchanged.
 
-        x, state, lengths, reset : as in a call. They may be edited afterwards; the tape has what it needs.
+        x, state, lengths, reset, return_all : as in a call. They may be edited afterwards; the tape has what it needs.
         rng : where dropout's masks come from: None is the layer's own generator (started from `seed`), a whole number
             or a `numpy.random.Generator` makes them repeatable.
         recompute : True keeps only the inputs and states of each step and lets `backward` compute the gates again: for
@@ -204,8 +218,9 @@ class Recurrent(Parametrised, Generic[State]):
         burn_in : n: the first n steps warm the state up. No gradient comes from them or goes through them; tbptt counts
             from there.
 
-        Returns (y, state, tape). What tbptt and burn_in cut changes no output. Both need bidirectional=False: the
-        second direction has been everywhere before it comes to the first step.
+        Returns (y, state, tape), and after these the arrays of return_all. What tbptt and burn_in cut changes no
+        output. Both need bidirectional=False: the second direction has been everywhere before it comes to the first
+        step.
 
         >>> y, state, tape = layer.forward(x, lengths=n)
         """
@@ -223,9 +238,9 @@ class Recurrent(Parametrised, Generic[State]):
         kept = self._draw(T, B, rng)
         stack, _ = snapshot.packed
         y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
-        out, parts, pieces = _time_major(y, layout), given, []
+        out, parts, pieces, every = _time_major(y, layout), given, [], []
         for start, end, training in _cut(T, burn_in, tbptt):
-            parts, piece = self._run(
+            parts, piece, arrays = self._run(
                 stack,
                 below[start:end],
                 parts,
@@ -233,13 +248,19 @@ class Recurrent(Parametrised, Generic[State]):
                 None if reset is None else reset[start:end],
                 [None if mask is None else mask[start:end] for mask in kept],
                 out[start:end],
+                return_all,
                 training=training,
                 recompute=recompute,
             )
+            every.append(arrays)
             if training:
                 pieces.append(_Piece(start, end, *piece))
         tape = Tape(self, snapshot, layout, T, B, lengths, pieces, kept)
-        return self._outputs(y), self._callers_state(parts, layout), tape
+        whole = (
+            np.concatenate(pieces_of) if len(pieces_of) > 1 else pieces_of[0] for pieces_of in zip(*every, strict=True)
+        )
+        every_step = (np.ascontiguousarray(_callers(a, layout)) for a in whole)
+        return self._outputs(y), self._callers_state(parts, layout), tape, *every_step
 
     def backward(
         self,
@@ -477,14 +498,14 @@ class Recurrent(Parametrised, Generic[State]):
             reset = _time_major(check.reset("reset", reset, _sizes(layout, T, B)), layout)
         return layout, below, given, lengths, reset
 
-    def _run(self, stack, below, given, lengths, reset, kept, out, training, recompute=False):
-        """Layer by layer, time first, the top layer's output into `out`: the parts of the final state, and what a piece
-        of the tape has of each layer."""
+    def _run(self, stack, below, given, lengths, reset, kept, out, return_all, training, recompute=False):
+        """Layer by layer, time first, the top layer's output into `out`: the parts of the final state, what a piece of
+        the tape has of each layer, and what return_all asks for."""
         tapes, outputs, final = [], [], []
         concat = self._width == self._directions * self.hidden_size
         for k in range(self.num_layers):
             is_top = k == self.num_layers - 1
-            below, state_k, tape = self._forward(
+            below, state_k, tape, *every = self._forward(
                 below,
                 self._layer_state(given, k),
                 stack[k],
@@ -493,6 +514,7 @@ class Recurrent(Parametrised, Generic[State]):
                 out=out if is_top and concat else None,
                 training=training,
                 recompute=recompute,
+                return_all=return_all if is_top else (),
             )
             if not concat:
                 if self.merge == "mul":
@@ -502,7 +524,7 @@ class Recurrent(Parametrised, Generic[State]):
                 self._drop(below, kept[k])
             final.append(state_k)
             tapes.append(tape)
-        return self._stacked(final), (tapes, outputs)
+        return self._stacked(final), (tapes, outputs), every
 
     def _merged(self, y, out):
         """(T, B, 2*H) -> (T, B, H), into `out` if that is given."""

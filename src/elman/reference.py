@@ -137,6 +137,7 @@ class _Cell(NamedTuple):
     step: Callable[[Array, Arrays, Arrays], tuple[Arrays, Arrays]]
     step_backward: Callable[[Arrays, Array, Arrays, Arrays, Arrays], tuple[Array, Arrays, Arrays]]
     units: tuple[str, ...] = ()  # weights (H,) that each unit may have for itself, after the other four
+    options: _options.Options | None = None  # of a cell that saves pre-activations instead of gates
 
 
 # RNN:  h_t = act(W_ih x_t + b_ih + W_hh h + b_hh)
@@ -369,6 +370,18 @@ class _Activation:
         return _clip_backward(self._limit, a, dy * slope)
 
 
+def gates_from(options: _options.Options, a: Array) -> Array:
+    """The values of the gates (..., G, H) of an LSTM or a GRU from their pre-activations a."""
+    G = a.shape[-2]
+    gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations[:2])
+    gates = [(candidate if k == 2 else gate)(a[..., k, :]) for k in range(G)]  # i f g o, or r z n
+    if options.coupled == "f=1-i":
+        gates[1] = 1 - gates[0]
+    if options.coupled == "i=1-f":
+        gates[0] = 1 - gates[1]
+    return np.stack(gates, axis=-2)
+
+
 # h_t = act(clip(W_ih x_t + b_ih + W_hh h + b_hh))
 
 
@@ -391,7 +404,7 @@ def _rnn_any(options: _options.Options) -> _Cell:
         dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
         return dx_t, (dh,), (dW_ih, dW_hh, db_ih, db_hh)
 
-    return _Cell(f"rnn_any {options}", ("h",), 1, step, step_backward)
+    return _Cell(f"rnn_any {options}", ("h",), 1, step, step_backward, options=options)
 
 
 # i = gate(clip(a_i + p_i * c))   f = gate(clip(a_f + p_f * c))   g = candidate(clip(a_g))
@@ -457,7 +470,7 @@ def _lstm_any(options: _options.Options) -> _Cell:
         dp = [(da_k * seen).sum(axis=0) for da_k, seen in ((da_i, c), (da_f, c), (da_o, c_t))]
         return dx_t, (dh, dc), (dW_ih, dW_hh, db_ih, db_hh, *dp[: len(weights) - 4])
 
-    return _Cell(f"lstm_any {options}", ("h", "c"), 4, step, step_backward, _options.PEEPHOLES)
+    return _Cell(f"lstm_any {options}", ("h", "c"), 4, step, step_backward, _options.PEEPHOLES, options)
 
 
 def _with_peepholes(weights: Arrays) -> Arrays:
@@ -496,7 +509,7 @@ def _gru_after_any(options: _options.Options) -> _Cell:
         dh, dW_hh, db_hh = _linear_backward(np.concatenate([da_r, da_z, da_n * r], axis=1), h, W_hh)
         return dx_t, (dh + dh_t * z,), (dW_ih, dW_hh, db_ih, db_hh)
 
-    return _Cell(f"gru_reset_after_any {options}", ("h",), 3, step, step_backward)
+    return _Cell(f"gru_reset_after_any {options}", ("h",), 3, step, step_backward, options=options)
 
 
 def _gru_before_any(options: _options.Options) -> _Cell:
@@ -530,7 +543,7 @@ def _gru_before_any(options: _options.Options) -> _Cell:
         dW_hh, db_hh = np.concatenate([dW_hrz, dW_hn]), np.concatenate([db_hrz, db_hn])
         return dx_t, (dh + drh * r + dh_t * z,), (dW_ih, dW_hh, db_ih, db_hh)
 
-    return _Cell(f"gru_reset_before_any {options}", ("h",), 3, step, step_backward)
+    return _Cell(f"gru_reset_before_any {options}", ("h",), 3, step, step_backward, options=options)
 
 
 # ------------------------------------------------------------------------------------ the time loop, forward and back
@@ -584,7 +597,8 @@ def _forward(
     training: bool,
     recompute: bool,
     out: Array | None,
-) -> tuple[Array, Array | Arrays, _Tape | None]:
+    return_all: Sequence[str],
+) -> tuple[Any, ...]:
     checked = _checked_weights("weights", weights, cell)
     D, H, I = len(checked), checked[0][1].shape[1], checked[0][0].shape[1]
     dtype = checked[0][0].dtype
@@ -594,6 +608,7 @@ def _forward(
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
+    return_all = _options.return_all(return_all, cell.name.partition("_")[0])
     if out is not None:
         out = _checks.output("out", out, dtype, (T, B, D * H), [("x", x)] + [("state", part) for part in given])
 
@@ -601,6 +616,7 @@ def _forward(
     begins = np.zeros((T, B), bool) if reset is None else reset.astype(bool)
     parts = [np.zeros((D, B, H), dtype) if part is None else part.copy() for part in given]
     y = np.zeros((T, B, D * H), dtype)
+    every = {"c": np.zeros_like(y), "gates": np.zeros((T, B, D, cell.gates, H), dtype)}
     moments: tuple[list[_Moment], ...] = tuple([] for _ in range(D))
 
     for direction in range(D):
@@ -617,6 +633,10 @@ def _forward(
             for part, new in zip(state_t, after, strict=True):
                 part[rows] = new
             y_direction[t, rows] = after[0]
+            if "c" in return_all:
+                every["c"][t, rows, direction * H : (direction + 1) * H] = after[1]
+            if "gates" in return_all:
+                every["gates"][t, rows, direction] = np.stack(saved[: cell.gates], axis=1)
             if training:
                 moments[direction].append(_Moment(t, rows, cut, x_t, before, None if recompute else saved))
 
@@ -624,7 +644,10 @@ def _forward(
     if out is not None:
         out[...] = y
         y = out
-    return y, _joined(parts), tape
+    if "gates" in return_all and cell.options is not None:
+        every["gates"] = gates_from(cell.options, every["gates"])
+        every["gates"][np.arange(T)[:, None] >= ends] = 0
+    return y, _joined(parts), tape, *(every[name] for name in return_all)
 
 
 def _backward(
@@ -784,7 +807,8 @@ def rnn_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Array, Tape | None]:
+    return_all: Sequence[str] = (),
+) -> tuple[Any, ...]:
     """Run one recurrent layer over whole sequences: h_t = act(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), Elman 1990.
 
     x: (T, B, I). T and B may be 0.
@@ -800,7 +824,8 @@ def rnn_forward(
     Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
-    return _quietly(_forward, _rnn(nonlinearity, clip), x, state, weights, lengths, reset, training, recompute, out)
+    cell = _rnn(nonlinearity, clip)
+    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all)
 
 
 def rnn_backward(
@@ -871,7 +896,8 @@ def lstm_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Arrays, Tape | None]:
+    return_all: Sequence[str] = (),
+) -> tuple[Any, ...]:
     """Run one LSTM layer over whole sequences. With a = W_ih x_t + b_ih + W_hh h_(t-1) + b_hh, in blocks i, f, g, o:
 
         i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_g)    o = sigmoid(a_o)
@@ -888,13 +914,14 @@ def lstm_forward(
     training: whether to keep a tape for `lstm_backward`.
     recompute: whether the tape keeps only x and the states, so that `lstm_backward` takes each step again.
     out: (T, B, D*H), an array to write y into, that shares no memory with x and state.
+    return_all: "c" for every c_t, (T, B, D*H), "gates" for the values of i, f, g, o, (T, B, D, 4, H).
 
     Returns y (T, B, D*H), zero past the end of a sequence; the state (h, c), each (D, B, H), after each one's last step
-    (the initial state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that
-    is wrong.
+    (the initial state if its length is 0); the tape, or None; and what return_all asks for, zero past the end. Raises
+    TypeError or ValueError naming the argument that is wrong.
     """
     cell = _lstm(weights, activations, coupled, clip, cell_clip)
-    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out)
+    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all)
 
 
 def lstm_backward(
@@ -974,7 +1001,8 @@ def gru_forward(
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
-) -> tuple[Array, Array, Tape | None]:
+    return_all: Sequence[str] = (),
+) -> tuple[Any, ...]:
     """Run one GRU layer over whole sequences:
 
         r = sigmoid(W_ir x_t + b_ir + W_hr h_(t-1) + b_hr)
@@ -997,7 +1025,7 @@ def gru_forward(
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
     cell = _gru(reset_after, activations, clip)
-    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out)
+    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all)
 
 
 def gru_backward(
