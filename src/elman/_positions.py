@@ -114,8 +114,10 @@ def labels(value, counts, B, classes, blank):
         counts = counts.astype(np.intp)
     valid = np.arange(a.shape[1]) < counts[:, None]
     _check_range("targets", a, 0, classes - 1, "the classes of logits", valid)
-    for b, s in np.argwhere(valid & (a == blank))[:1]:
-        raise ValueError(f"targets: expected no blank ({blank}) among them, got one at ({b}, {s})")
+    blanks = np.argwhere(valid & (a == blank))
+    if len(blanks):
+        b, i = blanks[0]
+        raise ValueError(f"targets: expected no blank ({blank}) among them, got one for sequence {b} at {i}")
     return np.where(valid, a, blank).astype(np.intp), counts
 
 

@@ -97,8 +97,8 @@ def initialize(
     input : for "weight" and "weight_ih_l{k}": an initialiser, its name ("glorot_uniform", "orthogonal", ...), or a
         number that every weight is set to. None leaves them as they are.
     recurrent : likewise for "weight_hh_l{k}".
-    bias : likewise for "bias" and "bias_ih_l{k}", whose shape is (out,); "bias_hh_l{k}", which is added to it, becomes
-        0.
+    bias : for "bias" and "bias_ih_l{k}": a number, or a function like an initialiser that takes the shape (out,).
+        "bias_hh_l{k}", which is added to it, becomes 0.
     seed : None (random) or a whole number.
 
     The weights of a recurrent layer with G gates are G blocks of H rows, and every gate is initialised for itself: an

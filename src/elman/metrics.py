@@ -147,7 +147,7 @@ def _right_sign(predictions, targets, lengths):
     inside = _positions.inside(lengths, logits.shape)
     positive = _positions.probabilities(targets, logits, inside) > 0.5
     logits = _positions.true(logits, inside)
-    return ((logits > 0) == positive & ~np.isnan(logits)).astype(np.float64)
+    return (((logits > 0) == positive) & ~np.isnan(logits)).astype(np.float64)
 
 
 def _surprise(predictions, targets, lengths):
