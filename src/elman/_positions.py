@@ -6,8 +6,6 @@ neither checked nor read.
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 
 from . import _checks
@@ -124,16 +122,6 @@ def labels(value, counts, B, classes, blank):
 def _row(name, value):
     shape, _ = _shape_and_dtype(name, value)
     return _checks._whole_numbers(name, value, (shape[0] if len(shape) == 1 else "S",))
-
-
-def number(name, value, least, most):
-    """A float from `least` to `most`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    result = float(value)
-    if not least <= result <= most:  # NaN is refused too
-        raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value!r}")
-    return result
 
 
 def _check_range(name, a, least, most, what, inside):

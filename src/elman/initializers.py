@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import _checks, _positions
+from . import _checks
 from ._parameters import Parametrised
 from ._types import Array
 
@@ -74,13 +74,13 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     If the matrix is not square, its rows or its columns, whichever are fewer, are orthonormal; taps of a convolution
     count as columns, as in PyTorch.
     """
-    return partial(_orthogonal, gain=_positions.number("gain", gain, -_LARGEST, _LARGEST))
+    return partial(_orthogonal, gain=_checks.number("gain", gain, -_LARGEST, _LARGEST))
 
 
 def identity(gain: float = 1.0) -> Initializer:
     """An initialiser: gain times the identity matrix, for the recurrent weights of a relu RNN with biases 0 (IRNN: Le,
     Jaitly and Hinton 2015). Two axes; ones on the diagonal, zeros elsewhere, if the matrix is not square."""
-    return partial(_identity, gain=_positions.number("gain", gain, -_LARGEST, _LARGEST))
+    return partial(_identity, gain=_checks.number("gain", gain, -_LARGEST, _LARGEST))
 
 
 def initialize(
@@ -150,7 +150,7 @@ def _initializer(name: str, value: Any) -> Initializer | None:
         return value
     if isinstance(value, str):
         return _NAMED[_checks.choice(name, value, tuple(_NAMED))]
-    return partial(_constant, value=_positions.number(name, value, -_LARGEST, _LARGEST))
+    return partial(_constant, value=_checks.number(name, value, -_LARGEST, _LARGEST))
 
 
 def _constant(shape, rng, dtype=np.float32, *, value):

@@ -79,7 +79,7 @@ def softmax_cross_entropy(
     inside = _positions.inside(lengths, logits.shape[:-1])
     targets = _positions.classes_or_probabilities("logits", targets, logits, inside)
     weights = None if class_weights is None else _positions.weights("class_weights", class_weights, [logits.shape[-1:]])
-    smoothing = _positions.number("label_smoothing", label_smoothing, 0, 1)
+    smoothing = _checks.number("label_smoothing", label_smoothing, 0, 1)
     with np.errstate(all="ignore"):
         losses, dlogits, count = softmax_terms(_positions.rows(logits, inside), targets, weights, smoothing)
         return _reduced(losses, dlogits, logits, inside, reduction, count)
@@ -191,7 +191,7 @@ def huber(
     as torch.nn.functional.huber_loss. `delta` is above 0 and finite; the other arguments, the result and the errors
     are those of `mean_squared_error`.
     """
-    delta = _positions.number("delta", delta, 0, np.finfo(np.float64).max)
+    delta = _checks.number("delta", delta, 0, np.finfo(np.float64).max)
     if delta == 0:
         raise ValueError("delta: expected above 0, got 0.0")
 
