@@ -3,18 +3,35 @@
 from . import functional, reference
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
+from .activation import Activation
 from .dense import Dense
+from .dropout import Dropout
+from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
 from .losses import softmax_cross_entropy
 from .optimizers import Adam, clip_grad_norm, clip_grad_value
+from .pooling import Pooling
+from .sequential import Sequential
+from .tdnn import TDNN
+from .training import Callback, Checkpoint, EarlyStopping, History
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "TDNN",
+    "Activation",
     "Adam",
+    "Callback",
+    "Checkpoint",
     "Dense",
+    "Dropout",
+    "EarlyStopping",
+    "Embedding",
+    "History",
     "LSTMState",
+    "Pooling",
+    "Sequential",
     "__version__",
     "clip_grad_norm",
     "clip_grad_value",
