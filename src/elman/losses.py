@@ -1,96 +1,378 @@
 """Losses: each returns its value together with the gradient that `backward` of the output layer takes.
 
-No autograd: `loss, dlogits = softmax_cross_entropy(logits, targets)`, then `head.backward(tape, dlogits)`.
+No autograd: `loss, dlogits = softmax_cross_entropy(logits, targets)`, then `head.backward(tape, dlogits)`. What all of
+them share:
+
+* The loss is a Python float, accumulated in float64; the gradient is a new array in the shape and dtype of the first
+  argument, which is not changed. NaN and infinity travel through without a warning.
+* `reduction` is "mean" or "sum". The mean over nothing at all is nan, the sum 0, as in PyTorch.
+* `lengths`: (B,) integers 0 to T, for predictions (T, B, ...). Positions past a sequence's end are never read, in
+  neither argument, count nothing in the mean and get gradient 0. None: every position counts.
+* Floats are not cast silently: integers and lists become the dtype they are needed in, float64 beside float32 is
+  refused (TypeError). All arguments are checked first; ValueError and TypeError name the one that is wrong.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks
+from . import _checks, _positions
 from ._types import Array
 
-__all__ = ["softmax_cross_entropy"]
+__all__ = [
+    "binary_cross_entropy",
+    "ctc",
+    "huber",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "softmax_cross_entropy",
+]
+
+REDUCTIONS = ("mean", "sum")
 
 
 def softmax_cross_entropy(
-    logits: npt.ArrayLike, targets: npt.ArrayLike, *, reduction: str = "mean"
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    class_weights: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
 ) -> tuple[float, Array]:
-    """Cross-entropy of softmax(logits) against integer classes, and its gradient.
+    """Cross-entropy of softmax(logits) against classes or probabilities, and its gradient.
 
         p = softmax(logits),  L = sum or mean over all positions of -log p[target],  dL/dlogits = p - onehot(target)
 
     (the gradient divided by the number of positions for the mean); Bishop, "Pattern Recognition and Machine Learning"
-    (2006), eq. 4.108-4.109. The largest logit is subtracted first, so huge logits do not overflow.
+    (2006), eq. 4.108-4.109. With probabilities q: -sum_c w_c q_c log p_c, and p * sum_c w_c q_c - w q. The largest
+    logit is subtracted first, so huge logits do not overflow.
 
     Args:
         logits: (..., C) float32 or float64, any number of leading axes; C classes. Not changed.
-        targets: (...) integers 0 to C-1, for instance (T, B) for logits (T, B, C).
+        targets: (...) integers 0 to C-1, for instance (T, B) for logits (T, B, C); or (..., C) probabilities, one-hot
+            for instance: floats of the dtype of logits, integers or bool, each row with sum 1 (to 0.001).
+        lengths: (B,) integers, for logits (T, B, ..., C): steps past a sequence's end are never read.
+        class_weights: (C,) numbers, 0 or above: w, the weight of each class; None is 1 for all. As in PyTorch, the
+            mean over integer targets divides by the sum of the targets' weights, that over probabilities by the
+            number of positions.
+        label_smoothing: 0 to 1, the part of each target that is spread evenly over all classes (Szegedy et al. 2016).
         reduction: "mean" over all positions (PyTorch's default), or "sum".
 
     Returns:
         (loss, dlogits): the loss in nats, a Python float accumulated in float64 (divide by log 2 for bits), and its
-        gradient, a new array with the shape and dtype of logits. The mean over no position at all is nan, as in
-        PyTorch. A logit of -inf means probability 0; +inf and NaN make the loss nan.
+        gradient, a new array with the shape and dtype of logits. The mean over no position at all, or over targets
+        whose weights are all 0, is nan, as in PyTorch. A logit of -inf means probability 0, which costs nothing where
+        the target's is 0 too (PyTorch: nan if the target is given as probabilities); +inf and NaN make the loss nan.
 
     Raises:
-        TypeError: logits that are not floats, targets that are not integers (bool is refused).
-        ValueError: a target outside 0 to C-1, shapes that do not agree, an unknown reduction.
+        TypeError: logits that are not floats, targets that are not integers (bool is refused) or probabilities.
+        ValueError: a target outside 0 to C-1, rows that are not probabilities, shapes that do not agree, weights or
+            label_smoothing out of range, an unknown reduction.
     """
-    _checks.choice("reduction", reduction, ("mean", "sum"))
-    logits = _logits(logits)
-    classes = logits.shape[-1]
-    targets = _targets(targets, logits.shape[:-1], classes)
-
-    rows = logits.reshape(-1, classes)
-    picked = np.arange(len(rows)), targets.reshape(-1)
+    _checks.choice("reduction", reduction, REDUCTIONS)
+    logits = _positions.floats("logits", logits, classes=True)
+    inside = _positions.inside(lengths, logits.shape[:-1])
+    targets = _positions.classes_or_probabilities("logits", targets, logits, inside)
+    weights = None if class_weights is None else _positions.weights("class_weights", class_weights, [logits.shape[-1:]])
+    smoothing = _positions.number("label_smoothing", label_smoothing, 0, 1)
     with np.errstate(all="ignore"):
-        peak = rows.max(axis=1, keepdims=True)
-        dlogits = np.exp(rows - peak)
-        total = dlogits.sum(axis=1, keepdims=True, dtype=np.float64)
-        # In float64 from here on: the difference of two huge float32 logits need not fit float32.
+        losses, dlogits, count = softmax_terms(_positions.rows(logits, inside), targets, weights, smoothing)
+        return _reduced(losses, dlogits, logits, inside, reduction, count)
+
+
+def binary_cross_entropy(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    pos_weight: npt.ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Array]:
+    """Cross-entropy of sigmoid(logits) against 0 or 1, element by element, and its gradient.
+
+        p = sigmoid(logits),  L = sum or mean over all elements of -(w y log p + (1 - y) log(1 - p))
+        dL/dlogits = (1 - y) p - w y (1 - p)
+
+    It takes logits, not probabilities: torch.nn.functional.binary_cross_entropy_with_logits, Keras' from_logits=True
+    (Bishop 2006, eq. 4.90-4.91). The logarithms are computed from the logits, so huge logits do not overflow.
+
+    Args:
+        logits: float32 or float64 of any shape, what the output layer gives without an activation. Not changed.
+        targets: y, in the shape of logits: 0 to 1, in the dtype of logits, integers or bool.
+        lengths: (B,) integers, for logits (T, B, ...): steps past a sequence's end are never read.
+        pos_weight: w, the weight of the positive targets, 0 or above: a number, or (C,) for logits (..., C). The mean
+            divides by the number of elements, whatever the weights, as in PyTorch.
+        reduction: "mean" over all elements, or "sum".
+
+    Returns:
+        (loss, dlogits): a Python float, in nats, and a new array with the shape and dtype of logits. An infinite logit
+        that is right costs 0, one that is wrong infinity (PyTorch: nan for both).
+
+    Raises:
+        TypeError, ValueError: an argument of another kind, shape or range.
+    """
+    _checks.choice("reduction", reduction, REDUCTIONS)
+    logits = _positions.floats("logits", logits)
+    inside = _positions.inside(lengths, logits.shape)
+    y = _positions.probabilities(targets, logits, inside)
+    w: Any = 1.0
+    if pos_weight is not None:
+        w = np.broadcast_to(_positions.weights("pos_weight", pos_weight, [(), logits.shape[-1:]]), logits.shape)
+        w = _positions.true(w, inside)
+    with np.errstate(all="ignore"):
+        x = _positions.true(logits, inside).astype(np.float64)
+        tail = np.log1p(np.exp(-np.abs(x)))
+        cost_of_1, cost_of_0 = tail + np.maximum(-x, 0), tail + np.maximum(x, 0)  # -log p, -log(1 - p)
+        losses = _product(w * y, cost_of_1) + _product(1 - y, cost_of_0)
+        gradient = (1 - y) * np.exp(-cost_of_1) - w * y * np.exp(-cost_of_0)
+        return _reduced(losses, gradient, logits, inside, reduction, losses.size)
+
+
+def mean_squared_error(
+    predictions: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Array]:
+    """The squared error over all elements, and its gradient: L = mean or sum of (x - y)^2, dL/dx = 2 (x - y).
+
+    Without a factor 1/2, as torch.nn.functional.mse_loss.
+
+    Args:
+        predictions: x, float32 or float64 of any shape. Not changed.
+        targets: y, in the shape and dtype of predictions (integers and lists are converted).
+        lengths: (B,) integers, for predictions (T, B, ...): steps past a sequence's end are never read.
+        reduction: "mean" over all elements, or "sum".
+
+    Returns:
+        (loss, dpredictions): a Python float, and a new array with the shape and dtype of predictions (for the mean
+        divided by the number of elements).
+
+    Raises:
+        TypeError, ValueError: an argument of another kind, shape or dtype; shapes are not broadcast.
+    """
+    return _regression(predictions, targets, lengths, reduction, lambda d: (d * d, 2 * d))
+
+
+def mean_absolute_error(
+    predictions: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Array]:
+    """The absolute error over all elements, and its gradient: L = mean or sum of |x - y|, dL/dx = sign(x - y).
+
+    The gradient where x = y is 0, as in torch.nn.functional.l1_loss. Arguments, result and errors as
+    `mean_squared_error`.
+    """
+    return _regression(predictions, targets, lengths, reduction, lambda d: (np.abs(d), np.sign(d)))
+
+
+def huber(
+    predictions: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    delta: float = 1.0,
+    lengths: npt.ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Array]:
+    """Squared where the error is small, absolute where it is large (Huber 1964), and its gradient.
+
+        d = x - y,  L = mean or sum of  d^2 / 2 if |d| <= delta, else delta (|d| - delta / 2),
+        dL/dx = d clipped to +-delta
+
+    as torch.nn.functional.huber_loss. `delta` is above 0 and finite; the other arguments, the result and the errors
+    are those of `mean_squared_error`.
+    """
+    delta = _positions.number("delta", delta, 0, np.finfo(np.float64).max)
+    if delta == 0:
+        raise ValueError("delta: expected above 0, got 0.0")
+
+    def terms(d: Array) -> tuple[Array, Array]:
+        size = np.abs(d)
+        return np.where(size <= delta, d * d / 2, delta * (size - delta / 2)), np.clip(d, -delta, delta)
+
+    return _regression(predictions, targets, lengths, reduction, terms)
+
+
+def ctc(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike | Sequence[npt.ArrayLike],
+    *,
+    lengths: npt.ArrayLike | None = None,
+    target_lengths: npt.ArrayLike | None = None,
+    blank: int = 0,
+    zero_infinity: bool = False,
+    reduction: str = "mean",
+) -> tuple[float, Array]:
+    """Connectionist temporal classification (Graves, Fernandez, Gomez and Schmidhuber 2006), and its gradient.
+
+    The loss of a sequence is -log of the probability that softmax(logits), read step by step, spells its target after
+    equal neighbours are merged and blanks are taken out: eq. 6-8 of the paper in logarithms, in float64. The gradient
+    by a logit is p - (the probability that the path is in that class at that step, given the target), eq. 16. Words,
+    defaults and results of torch.nn.functional.ctc_loss, except that this takes logits and that one their log_softmax.
+
+    Args:
+        logits: (T, B, C) float32 or float64, C classes with the blank. Not changed.
+        targets: (B, S) integers 0 to C-1 without the blank, or a list of B arrays of any lengths.
+        lengths: (B,) integers 0 to T, the true steps of logits; None: T. Steps past the end are never read.
+        target_lengths: (B,) integers 0 to S: how much of each row of targets counts, the rest is never read; None: S.
+            Not with a list of arrays of different lengths, which says it itself.
+        blank: which class is the blank.
+        zero_infinity: whether a sequence that cannot spell its target (too short) has loss 0, not infinity.
+        reduction: "mean" divides each sequence's loss by its target length (at least 1) and takes the mean over the
+            sequences, as PyTorch; "sum" adds the losses.
+
+    Returns:
+        (loss, dlogits): a Python float, in nats, and a new array with the shape and dtype of logits. A sequence that
+        cannot spell its target has gradient 0, with either `zero_infinity` (PyTorch: nan, if False). No step and an
+        empty target cost 0.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind, shape or range; a blank among the targets.
+    """
+    _checks.choice("reduction", reduction, REDUCTIONS)
+    zero_infinity = _checks.boolean("zero_infinity", zero_infinity)
+    logits = _positions.floats("logits", logits, classes=True)
+    if logits.ndim != 3:
+        raise ValueError(f"logits: expected shape (T, B, C), got {logits.shape}")
+    T, B, C = logits.shape
+    inside = _positions.inside(np.full(B, T) if lengths is None else lengths, (T, B))
+    blank = _checks.integer("blank", blank, 0, C - 1)
+    labels, label_counts = _positions.labels(targets, target_lengths, B, C, blank)
+
+    with np.errstate(all="ignore"):
+        rows = logits[inside].astype(np.float64)
+        rows -= rows.max(axis=1, keepdims=True)
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        log_p = np.zeros(logits.shape)
+        log_p[inside] = rows
+        log_likelihood, occupied = _alignments(log_p, labels, inside.sum(axis=0), label_counts, blank)
+        losses = 0 - log_likelihood
+        impossible = np.isposinf(losses)
+        if zero_infinity:
+            losses[impossible] = 0
+        dlogits = np.exp(log_p) - occupied
+        dlogits[:, impossible] = 0
+        if reduction == "mean":
+            symbols = np.maximum(label_counts, 1)
+            losses /= symbols
+            dlogits /= symbols[:, None]
+        return _reduced(losses, dlogits[inside], logits, inside, reduction, B)
+
+
+def _alignments(log_p, labels, lengths, label_counts, blank):
+    """The forward-backward recursion over all paths that spell the labels.
+
+    log_p (T, B, C); labels (B, S), past a target's end any class. Returns the logarithm of their total probability,
+    (B,), and for each class the probability that such a path is in it, (T, B, C), not a number where there is no path.
+    State 2s+1 is label s, the even ones are the blanks around the labels (the paper's l').
+    """
+    T, B, C = log_p.shape
+    N = 2 * labels.shape[1] + 1
+    states = np.full((B, N), blank)
+    states[:, 1::2] = labels
+    emitted = np.take_along_axis(log_p, np.broadcast_to(states, (T, B, N)), axis=2)
+    skip = np.full((B, N), -np.inf)  # + 0 where a path may come from two states before: to a label unlike the last one
+    skip[:, 1:2] = 0
+    skip[:, 3::2][labels[:, 1:] != labels[:, :-1]] = 0
+
+    # Two states more in front, never reached again: every path is in the second of them before the first step.
+    alpha = np.full((T + 1, B, N + 2), -np.inf)
+    alpha[0, :, 1] = 0
+    for t in range(T):
+        before = alpha[t]
+        alpha[t + 1, :, 2:] = emitted[t] + np.logaddexp(
+            np.logaddexp(before[:, 2:], before[:, 1:-1]), before[:, :-2] + skip
+        )
+    b, last = np.arange(B), 2 * label_counts + 2  # the blank after the last label; or that label
+    log_likelihood = np.logaddexp(alpha[lengths, b, last], alpha[lengths, b, last - 1])
+
+    final = np.full((B, N + 2), -np.inf)
+    final[b, last] = final[b, last - 1] = 0
+    beta = np.full((B, N), -np.inf)  # of the steps still to come; before a sequence's last step there is none
+    ahead, ahead_skip = np.full((2, B, N + 2), -np.inf)
+    occupied = np.empty_like(log_p)
+    classes = (b[:, None] * C + states).ravel()
+    for t in reversed(range(T)):
+        ends = lengths == t + 1
+        beta[ends] = final[ends, 2:]
+        here = np.exp(alpha[t + 1, :, 2:] + beta - log_likelihood[:, None])
+        occupied[t] = np.bincount(classes, here.ravel(), B * C).reshape(B, C)
+        ahead[:, :N] = beta + emitted[t]
+        ahead_skip[:, :N] = ahead[:, :N] + skip
+        beta = np.logaddexp(np.logaddexp(ahead[:, :N], ahead[:, 1:-1]), ahead_skip[:, 2:])
+    return log_likelihood, occupied
+
+
+def softmax_terms(rows, targets, weights, smoothing):
+    """Cross-entropy per row: the losses (N,) in float64, their gradient (N, C) in the dtype of rows, and what the mean
+    divides by. targets: classes (N,) as intp, or probabilities (N, C) in float64; weights: None, or (C,)."""
+    peak = rows.max(axis=1, keepdims=True)
+    drows = np.exp(rows - peak)
+    total = drows.sum(axis=1, keepdims=True, dtype=np.float64)
+    drows /= total.astype(drows.dtype)
+    count = len(rows)
+    integers = targets.ndim == 1
+    if integers and weights is not None:
+        count = float(weights[targets].sum())
+    # In float64 from here on: the difference of two huge float32 logits need not fit float32.
+    if integers and not smoothing:
+        picked = np.arange(len(rows)), targets
         losses = np.log(total[:, 0]) - (rows[picked].astype(np.float64) - peak[:, 0])
-        loss = float(losses.sum())
-        dlogits /= total.astype(dlogits.dtype)
-        dlogits[picked] -= 1
+        drows[picked] -= 1
+        if weights is not None:
+            losses = _product(weights[targets], losses)
+            drows *= weights[targets, None].astype(drows.dtype)
+        return losses, drows, count
+    q = targets
+    if integers:
+        q = np.zeros(rows.shape)
+        q[np.arange(len(q)), targets] = 1
+    q = q * (1 - smoothing) + smoothing / rows.shape[1]
+    if weights is not None:
+        q *= weights
+    losses = _product(q, np.log(total) - (rows.astype(np.float64) - peak)).sum(axis=1)
+    return losses, (drows * q.sum(axis=1, keepdims=True) - q).astype(rows.dtype), count
+
+
+def _regression(
+    predictions: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    lengths: npt.ArrayLike | None,
+    reduction: str,
+    terms: Callable[[Array], tuple[Array, Array]],
+) -> tuple[float, Array]:
+    """A loss that is a function of x - y: `terms` gives its value and its derivative, element by element."""
+    _checks.choice("reduction", reduction, REDUCTIONS)
+    x = _positions.floats("predictions", predictions)
+    inside = _positions.inside(lengths, x.shape)
+    with np.errstate(all="ignore"):
+        losses, gradient = terms(_positions.differences(x, targets, inside))
+        return _reduced(losses, gradient, x, inside, reduction, losses.size)
+
+
+def _reduced(losses, gradient, predictions, inside, reduction, count):
+    """The pair that every loss returns: the sum of the losses, or that divided by `count`, and the gradient likewise,
+    in its place among the predictions. losses: float64; gradient: a new array of the true positions, of any float."""
+    loss = float(losses.sum())
     if reduction == "mean":
-        count = len(rows)
         loss = loss / count if count else float("nan")
-        dlogits /= max(count, 1)
-    return loss, dlogits.reshape(logits.shape)
+        gradient /= count
+    if inside is None:
+        return loss, gradient.astype(predictions.dtype, copy=False).reshape(predictions.shape)
+    everywhere = np.zeros_like(predictions)
+    everywhere[inside] = gradient.reshape(-1, *predictions.shape[2:])
+    return loss, everywhere
 
 
-def _logits(value):
-    """Logits of any rank; floats keep their dtype, integers and lists become float64."""
-    shape, dtype = _shape_and_dtype("logits", value)
-    if len(shape) < 1 or shape[-1] < 1:
-        raise ValueError(f"logits: expected shape (..., C) with C at least 1, got {shape}")
-    if dtype not in _checks.FLOATS:
-        if dtype.kind not in "iu":
-            raise TypeError(f"logits: expected float32 or float64, got {dtype}")
-        dtype = np.dtype(np.float64)
-    return _checks.array("logits", value, dtype, shape, contiguous=True)
-
-
-def _targets(value, shape, classes):
-    """Targets of the given shape as intp, each one a class."""
-    got, dtype = _shape_and_dtype("targets", value)
-    a = np.asarray(value)
-    if dtype.kind not in "iu" and not (a.size == 0 and isinstance(value, (list, tuple))):
-        raise TypeError(f"targets: expected integers, got {dtype}")
-    if got != shape:
-        raise ValueError(f"targets: expected shape {shape} (that of logits without the classes), got {got}")
-    if a.size and (int(a.min()) < 0 or int(a.max()) >= classes):
-        bad = tuple(int(i) for i in np.argwhere((a < 0) | (a >= classes))[0])
-        where = f" at {bad}" if bad else ""
-        raise ValueError(f"targets: expected 0 to {classes - 1} (the classes of logits), got {int(a[bad])}{where}")
-    return a.astype(np.intp)
-
-
-def _shape_and_dtype(name, value):
-    try:
-        a = np.asarray(value)
-    except Exception as error:
-        raise ValueError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
-    return a.shape, a.dtype
+def _product(weight, cost):
+    """weight * cost, and 0 where the weight is 0, even if the cost is infinite."""
+    return np.where(weight == 0, 0, weight * cost)
