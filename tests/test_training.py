@@ -41,9 +41,11 @@ def same(a, b):
 
 
 def first_decides(N, seed=0):
-    """Sequences of 5 to 15 steps whose class is the sign of the first entry: it must be remembered to the end."""
+    """Noise of 5 to 15 steps whose class is the sign of the first entry, 1 or -1: it must be kept to the end."""
     rng = np.random.default_rng(seed)
     x = [rng.standard_normal((n, 3)).astype(np.float32) for n in rng.integers(5, 16, N)]
+    for a in x:
+        a[0, 0] = np.sign(a[0, 0])
     return x, np.array([int(a[0, 0] > 0) for a in x])
 
 
@@ -51,7 +53,7 @@ def first_decides(N, seed=0):
 
 
 def test_a_ragged_classifier_learns():
-    """The untrained model is right half of the time, one that sees the last steps only can be no better."""
+    """The untrained model is right half of the time; one that forgets the first step can be no better."""
     x, y = first_decides(800)
     model = classifier()
     options = {"loss": "softmax_cross_entropy", "metrics": ["accuracy"]}
