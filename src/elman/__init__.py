@@ -6,15 +6,18 @@ from ._state import LSTMState
 from .dense import Dense
 from .layers import GRU, LSTM, RNN
 from .losses import softmax_cross_entropy
-from .optimizers import Adam, clip_grad_norm, clip_grad_value
+from .optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SGD",
     "Adam",
+    "AdamW",
     "Dense",
     "LSTMState",
+    "RMSprop",
     "__version__",
     "clip_grad_norm",
     "clip_grad_value",

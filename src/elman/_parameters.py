@@ -213,8 +213,12 @@ class Parametrised:
         self._swap(params)
 
     def _swap(self, params: dict[str, np.ndarray]) -> None:
+        self._snapshot = self._snapshot_of(params)
+
+    def _snapshot_of(self, params: dict[str, np.ndarray]) -> Snapshot:
+        """What the layer would compute from: arrays as `_frozen` makes them, of all names, in order."""
         fixed = Params(params)
-        self._snapshot = Snapshot(fixed, self._packed(fixed))
+        return Snapshot(fixed, self._packed(fixed))
 
     def _checked_grads(self, grads: Any, apart_from: tuple = ()) -> None:
         """`grads=` of backward: the names of `params`, each with a writable array of its own in its shape."""
