@@ -1,6 +1,6 @@
 """The fastest way to run and train recurrent neural networks on a CPU. NumPy arrays in, NumPy arrays out."""
 
-from . import functional, reference
+from . import functional, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
 from .dense import Dense
@@ -25,6 +25,7 @@ __all__ = [
     "functional",
     "get_num_threads",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",

@@ -63,7 +63,7 @@ class Optimizer:
     def step(self, grads: Grads) -> None:
         """Changes the weights of all layers by one step, all at once.
 
-        As after `layer.edit()`, running calls finish on the old weights and tapes made before are refused by `backward`.
+        As after `layer.edit()`, running calls finish on the old weights, and `backward` refuses tapes made before.
 
         grads : what `backward` returned: for one layer a dict with the keys, shapes and dtypes of `layer.params`, for a
             list of layers a list of dicts in the same order. Not changed.
@@ -94,7 +94,7 @@ class Optimizer:
             self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next steps depend on but weights and gradients, for `load_state_dict`: a dict of numbers and arrays.
+        """What the next steps depend on but weights and gradients, for `load_state_dict`: a dict of numbers and arrays.
 
         The numbers are "step", "lr" and the other options ("betas" is an array of two). The arrays are copies of the
         moments, in the shapes of the weights, named by layer, weight and PyTorch's word: "0.weight_ih_l0.exp_avg".
