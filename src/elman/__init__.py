@@ -1,6 +1,6 @@
 """The fastest way to run and train recurrent neural networks on a CPU. NumPy arrays in, NumPy arrays out."""
 
-from . import functional, reference
+from . import functional, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
 from .activation import Activation
@@ -9,7 +9,7 @@ from .dropout import Dropout
 from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
 from .losses import softmax_cross_entropy
-from .optimizers import Adam, clip_grad_norm, clip_grad_value
+from .optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 from .pooling import Pooling
 from .sequential import Sequential
 from .tdnn import TDNN
@@ -24,6 +24,8 @@ __all__ = [
     "Adam",
     "Callback",
     "Checkpoint",
+    "SGD",
+    "AdamW",
     "Dense",
     "Dropout",
     "EarlyStopping",
@@ -32,6 +34,7 @@ __all__ = [
     "LSTMState",
     "Pooling",
     "Sequential",
+    "RMSprop",
     "__version__",
     "clip_grad_norm",
     "clip_grad_value",
@@ -39,6 +42,7 @@ __all__ = [
     "functional",
     "get_num_threads",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",
