@@ -7,6 +7,7 @@ from .dense import Dense
 from .layers import GRU, LSTM, RNN
 from .losses import softmax_cross_entropy
 from .optimizers import Adam, clip_grad_norm, clip_grad_value
+from .saving import load, read_params, save, save_params
 
 __all__ = [
     "GRU",
@@ -21,7 +22,11 @@ __all__ = [
     "config",
     "functional",
     "get_num_threads",
+    "load",
+    "read_params",
     "reference",
+    "save",
+    "save_params",
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",
