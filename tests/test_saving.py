@@ -475,7 +475,7 @@ def test_a_file_that_shrinks_while_it_is_read(path):
 def test_a_file_cut_anywhere(path, name):
     elman.save(path, LAYERS[name]())
     raw = path.read_bytes()
-    for n in (*range(0, len(raw), 13), len(raw) - 1):
+    for n in (*range(0, len(raw), 31), len(raw) - 1):
         path.write_bytes(raw[:n])
         refused(path, "expected")
     path.write_bytes(raw)
@@ -567,9 +567,9 @@ DESCRIPTIONS = {
     "a list": (described(lambda d: "[1]"), r"description: expected version and model, got \[1\]"),
     "no version": (described(lambda d: d.pop("version") and None), "description: expected version and model"),
     "more": (described(lambda d: d.update(more=1)), "description: expected version and model"),
-    "version 2": (described(lambda d: d.update(version=2)), "expected format version 1 .*got 2"),
-    "version true": (described(lambda d: d.update(version=True)), "expected format version 1 .*got True"),
-    "version text": (described(lambda d: d.update(version="1")), "expected format version 1 .*got '1'"),
+    "version 2": (described(lambda d: d.update(version=2)), "expected format version 1, got 2"),
+    "version true": (described(lambda d: d.update(version=True)), "expected format version 1, got True"),
+    "version text": (described(lambda d: d.update(version="1")), "expected format version 1, got '1'"),
     "model null": (model(None), "model: expected class and arguments, got None"),
     "model a number": (model(3), "model: expected class and arguments, got 3"),
     "model a list": (model([]), r"model: expected class and arguments, got \[\]"),
@@ -672,7 +672,7 @@ def mutated(raw, rng):
     return bytes(raw)
 
 
-MUTATIONS = 600  # of each layer's file
+MUTATIONS = 500  # of each layer's file
 
 
 def test_fuzz(path):

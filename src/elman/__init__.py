@@ -1,6 +1,6 @@
 """The fastest way to run and train recurrent neural networks on a CPU. NumPy arrays in, NumPy arrays out."""
 
-from . import functional, reference
+from . import diagnostics, functional, reference
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
 from .dense import Dense
@@ -20,6 +20,7 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "config",
+    "diagnostics",
     "functional",
     "get_num_threads",
     "load",
