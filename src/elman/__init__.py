@@ -1,6 +1,6 @@
 """The fastest way to run and train recurrent neural networks on a CPU. NumPy arrays in, NumPy arrays out."""
 
-from . import functional, reference, schedules
+from . import diagnostics, functional, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
 from .activation import Activation
@@ -11,6 +11,7 @@ from .layers import GRU, LSTM, RNN
 from .losses import softmax_cross_entropy
 from .optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 from .pooling import Pooling
+from .saving import load, read_params, save, save_params
 from .sequential import Sequential
 from .tdnn import TDNN
 from .training import Callback, Checkpoint, EarlyStopping, History
@@ -39,10 +40,15 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "config",
+    "diagnostics",
     "functional",
     "get_num_threads",
+    "load",
+    "read_params",
     "reference",
     "schedules",
+    "save",
+    "save_params",
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",
