@@ -267,3 +267,11 @@ HEAD = Dense(3, 3)
 def test_errors(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize("model, x", [(tagger("f4"), draw(6, 4, 3, dtype=np.float32)), (classifier(), IDS)])
+def test_saved_and_loaded(model, x, tmp_path):
+    elman.save(tmp_path / "model.safetensors", model)
+    other = elman.load(tmp_path / "model.safetensors")
+    assert repr(other) == repr(model)
+    np.testing.assert_array_equal(other(x, lengths=LENGTHS), model(x, lengths=LENGTHS))

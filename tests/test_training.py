@@ -310,9 +310,6 @@ def test_early_stopping_goes_on_after_a_resume():
 
 
 def test_checkpoint_keeps_the_best(tmp_path):
-    saving = pytest.importorskip("elman.saving")
-    if "Sequential" not in saving.KINDS:
-        pytest.skip("elman.saving does not know Sequential yet")
     tell, path = Tell(), tmp_path / "best.safetensors"
     checkpoint = Scripted(Checkpoint(path), [5.0, 3.0, 4.0])
     train(3, callbacks=[checkpoint, tell], validation_data=first_decides(5))
@@ -326,6 +323,12 @@ def test_learning_rates():
     assert train(1, lr=0.5)[1].history["lr"] == [0.5] and train(1)[1].history["lr"] == [0.01]
     still, _ = train(2, lr=0)
     assert same(still, classifier())
+
+
+def test_the_learning_rate_falls_on_a_plateau():
+    plateau = elman.schedules.ReduceLROnPlateau(0.5, patience=0)
+    _, history = train(3, lr=plateau, validation_data=first_decides(9), loss=lambda p, t: (1.0, np.zeros_like(p)))
+    assert history.history["lr"] == [0.5, 0.5, 0.05] and history.history["val_loss"] == [1, 1, 1]
 
 
 def test_clipping():
@@ -419,7 +422,7 @@ def good(**changes):
     "changes, error, words",
     [
         ({"loss": "mse"}, ValueError, "loss: expected one of .*'mean_squared_error'"),
-        ({"optimizer": "adamm"}, ValueError, "optimizer: expected one of 'adam'|optimizer: expected one of 'sgd'"),
+        ({"optimizer": "adamm"}, ValueError, "optimizer: expected one of 'sgd', 'adam', 'adamw', 'rmsprop', got"),
         ({"optimizer": 3}, TypeError, "optimizer"),
         ({"optimizer": Adam(classifier())}, ValueError, "optimizer: expected one made over this model"),
         ({"metrics": "accuracy"}, TypeError, "metrics: expected a list"),

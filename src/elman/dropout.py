@@ -40,7 +40,7 @@ class Dropout:
         return self._p
 
     def __repr__(self) -> str:
-        return f"Dropout({self.p:g})"
+        return f"Dropout({self.p})"
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         """A copy of x: float32 or float64, of any shape."""

@@ -22,8 +22,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._safetensors import Reader, shown, write
+from .activation import Activation
 from .dense import Dense
+from .dropout import Dropout
+from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
+from .pooling import Pooling
+from .sequential import Sequential
+from .tdnn import TDNN
 
 __all__ = ["load", "read_params", "save", "save_params"]
 
@@ -50,6 +56,12 @@ KINDS = {
         Kind(LSTM, _recurrent(gates=4)),
         Kind(GRU, _recurrent(gates=3)),
         Kind(Dense, (("in_features", "out_features"),)),
+        Kind(Embedding, (("num_embeddings", "embedding_dim"),)),
+        Kind(TDNN, (("in_features", "out_features", "kernel_size"),)),
+        Kind(Activation),
+        Kind(Dropout),
+        Kind(Pooling),
+        Kind(Sequential),
     )
 }
 
@@ -60,7 +72,7 @@ def save(path: str | os.PathLike[str], layer: Any) -> None:
     """Keep a layer, or a model made of layers: what it is and its weights, in one safetensors file.
 
     path : where to; a file that is there is replaced at the end, whole or not at all.
-    layer : an RNN, LSTM, GRU, Dense, or what is made of them.
+    layer : an RNN, LSTM, GRU, Dense, Embedding, TDNN, or a Sequential.
 
     Not kept: the state of the generator that draws dropout's masks, and optimisers. The same layer gives the same
     bytes. The weights are named as in `params`, so PyTorch can load a layer's file too:

@@ -21,6 +21,7 @@ from . import _checks as check
 from . import losses, optimizers
 from . import metrics as metrics_module
 from .optimizers import clip_grad_norm, clip_grad_value
+from .schedules import ReduceLROnPlateau
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping", "History", "evaluate", "fit", "predict"]
 
@@ -218,7 +219,8 @@ def fit(
         validation_data: (x, y) to evaluate after each epoch.
         metrics: names in `elman.metrics`, or functions (prediction, target) -> float, given lengths= like the loss.
         callbacks: see `Callback`, `EarlyStopping`.
-        lr: sets the learning rate, a number or a function of the epoch, which counts from 0; None leaves it.
+        lr: sets the learning rate: a number; a function of the epoch, which counts from 0 (see `elman.schedules`); or a
+            `ReduceLROnPlateau`, which is shown "val_loss", or "loss" without validation data. None leaves it.
         clip_norm, clip_value: for `clip_grad_norm` and `clip_grad_value`, in this order.
         tbptt: truncated backpropagation through time: each batch is run in pieces of so many steps, with a step of the
             optimiser after each; the state goes from piece to piece, the gradient does not. For long series.
@@ -271,7 +273,7 @@ def fit(
         start = time.perf_counter()
         rng = np.random.default_rng([seed, epoch])
         if lr is not None:
-            optimizer.lr = lr(epoch) if callable(lr) else lr
+            optimizer.lr = lr.lr if isinstance(lr, ReduceLROnPlateau) else lr(epoch) if callable(lr) else lr
         batches = data.shuffled(batch_size, rng) if shuffle else data.in_order(batch_size)
         means = objective.means() | {"grad_norm": _Mean()}
         for step, indices in enumerate(_with_bar(batches, f"epoch {epoch + 1}/{epochs}", verbose)):
@@ -281,6 +283,8 @@ def fit(
         if held_out is not None:
             found = _measure(model, held_out, batch_size, objective)
             logs.update({f"val_{name}": value for name, value in found.items()})
+        if isinstance(lr, ReduceLROnPlateau):
+            lr(logs.get("val_loss", logs["loss"]))
         history._add(epoch, logs)
         if verbose:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in ("grad_norm", "lr"))
