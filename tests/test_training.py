@@ -206,6 +206,21 @@ def test_batches_hold_every_sequence_once_and_like_lengths_together():
     assert not all(np.array_equal(a, b) for a, b in zip(batches, others))
 
 
+def test_each_epoch_has_an_order_of_its_own():
+    seen = []
+
+    def loss(prediction, target):
+        seen.extend(target[:, 0])
+        return 0.0, np.zeros_like(prediction)
+
+    model = Sequential([Dense(3, 1, seed=0)])
+    model.fit(draw(50, 3), np.arange(50), loss=loss, epochs=2, **QUIET)
+    assert sorted(seen[:50]) == sorted(seen[50:]) == list(range(50)) and seen[:50] != seen[50:]
+    seen.clear()
+    model.fit(draw(50, 3), np.arange(50), loss=loss, shuffle=False, **QUIET)
+    assert seen == list(range(50))
+
+
 def test_predictions_come_in_the_callers_order():
     x, _ = first_decides(50)
     x.insert(7, np.zeros((0, 3), np.float32))
@@ -398,6 +413,15 @@ def test_nan_is_told_before_the_weights_change():
     clean = classifier()
     clean.fit(x[:30], y[:30], loss="softmax_cross_entropy", batch_size=10, shuffle=False, **QUIET)
     assert same(model, clean) and not same(model, classifier())
+
+
+def test_nan_never_reaches_an_optimizer():
+    x, y = draw(40, 6, 3), np.arange(40) % 2
+    x[33] = np.nan
+    spy = Spy()
+    with pytest.raises(FloatingPointError, match="epoch 0, step 3"):
+        classifier().fit(x, y, loss="softmax_cross_entropy", optimizer=spy, batch_size=10, shuffle=False, **QUIET)
+    assert len(spy.norms) == 3 and np.isfinite(spy.norms).all()
 
 
 @pytest.mark.parametrize("target", [np.nan, 1e30])

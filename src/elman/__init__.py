@@ -4,6 +4,7 @@ from . import diagnostics, functional, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
 from .activation import Activation
+from .callbacks import Callback, Checkpoint, EarlyStopping
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
@@ -14,7 +15,7 @@ from .pooling import Pooling
 from .saving import load, read_params, save, save_params
 from .sequential import Sequential
 from .tdnn import TDNN
-from .training import Callback, Checkpoint, EarlyStopping, History
+from .training import History
 
 __all__ = [
     "GRU",
