@@ -142,6 +142,7 @@ def test_copies_and_repr(layer, x, options):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("causal, kernel_size, dilation", [(True, 3, 2), (False, 3, 2), (False, 4, 1), (True, 1, 5)])
 def test_tdnn_against_pytorch(causal, kernel_size, dilation, dtype):
     torch = pytest.importorskip("torch")
