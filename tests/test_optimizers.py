@@ -176,15 +176,21 @@ def test_centered_rmsprop_where_the_variance_rounds_below_zero(dtype):
 
 
 def test_bits_do_not_depend_on_threads():
-    """A step that is large enough for both threads, and starts of tasks inside of arrays."""
+    """A step that is large enough for two threads (update in csrc/optimizers.inc), whose tasks start within arrays."""
     results = []
     for threads in (1, 2, 3):
-        layers = [Dense(611, 997, seed=0), Dense(3, 2, seed=1)]
-        optimizer = Adam(layers)
+        layer = elman.RNN(5, 997, seed=0)
+        optimizer, expected, moments = Adam(layer), weights(layer)[0], {k: {} for k in layer.params}
         with elman.threads(threads):
-            for step in range(3):
-                optimizer.step([drawn(layer, step) for layer in layers])
-        results.append((weights(*layers), [optimizer.state_dict()]))
+            for t in (1, 2):
+                grads = drawn(layer, t)
+                optimizer.step(grads)
+                if threads == 1:
+                    for k, w in expected.items():
+                        expected[k], moments[k] = numpy_step(Adam, {}, t, w, grads[k], moments[k])
+        if threads == 1:
+            assert same(weights(layer), [expected])
+        results.append((weights(layer), [optimizer.state_dict()]))
     for got, state in results[1:]:
         assert same(got, results[0][0]) and same(state, results[0][1])
 
@@ -713,3 +719,67 @@ def test_optimisers_that_share_layers_in_another_order_do_not_wait_for_each_othe
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "clip, name, limit", [(clip_grad_norm, "clip_grad_norm_", 0.2), (clip_grad_value, "clip_grad_value_", 0.01)]
+)
+def test_a_network_trains_as_in_pytorch(clip, name, limit):
+    """LSTM and Dense, real gradients, clipped, AdamW: 25 steps, compared by the loss and the weights."""
+    torch = pytest.importorskip("torch")
+    lstm, head = elman.LSTM(3, 6, 2, dtype=np.float64, seed=0), Dense(6, 2, dtype=np.float64, seed=1)
+    theirs = [torch.nn.LSTM(3, 6, 2, dtype=torch.float64), torch.nn.Linear(6, 2, dtype=torch.float64)]
+    for layer, module in zip((lstm, head), theirs, strict=True):
+        module.load_state_dict({k: torch.tensor(w) for k, w in layer.params.items()})
+    parameters = [w for module in theirs for w in module.parameters()]
+    optimizer, expected = AdamW([lstm, head], lr=0.05), torch.optim.AdamW(parameters, lr=0.05)
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((7, 4, 3)), rng.standard_normal((7, 4, 2))
+    losses, clipped = [], 0
+    for _ in range(25):
+        y, _, lstm_tape = lstm.forward(x)
+        o, head_tape = head.forward(y)
+        dy, head_grads = head.backward(head_tape, 2 * (o - target))
+        _, _, lstm_grads = lstm.backward(lstm_tape, dy)
+        before = lstm_grads["weight_hh_l1"].copy()
+        clip([lstm_grads, head_grads], limit)
+        clipped += not np.array_equal(before, lstm_grads["weight_hh_l1"])
+        optimizer.step([lstm_grads, head_grads])
+        losses.append(((o - target) ** 2).sum())
+
+        expected.zero_grad()
+        loss = ((theirs[1](theirs[0](torch.tensor(x))[0]) - torch.tensor(target)) ** 2).sum()
+        loss.backward()
+        getattr(torch.nn.utils, name)(parameters, limit)
+        expected.step()
+        assert losses[-1] == pytest.approx(loss.item(), rel=1e-4)  # torch adds 1e-6 to the norm
+    for layer, module in zip((lstm, head), theirs, strict=True):
+        for k, w in layer.params.items():
+            np.testing.assert_allclose(w, module.state_dict()[k].numpy(), rtol=1e-4, atol=1e-4)
+    assert clipped > 20 and losses[-1] < 0.8 * losses[0]
+
+
+def test_calls_during_steps_see_whole_weights():
+    """Whatever a call in another thread returns belongs to the weights of one moment."""
+    layer, twin = elman.GRU(3, 8, 2, seed=0), elman.GRU(3, 8, 2, seed=0)
+    x = np.random.default_rng(0).standard_normal((20, 2, 3)).astype(np.float32)
+    grads, seen, done = drawn(layer, 1), [], threading.Event()
+
+    def call():
+        while not done.is_set():
+            seen.append(layer(x)[0].tobytes())
+
+    thread = threading.Thread(target=call, daemon=True)
+    optimizer, again = Adam(layer, lr=0.01), Adam(twin, lr=0.01)
+    thread.start()
+    while len(seen) < 3:
+        pass
+    for _ in range(150):
+        optimizer.step(grads)
+    done.set()
+    thread.join(60)
+    allowed = {twin(x)[0].tobytes()}
+    for _ in range(150):
+        again.step(grads)
+        allowed.add(twin(x)[0].tobytes())
+    assert set(seen) <= allowed and len(allowed) == 151
