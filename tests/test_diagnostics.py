@@ -1,9 +1,11 @@
 """The diagnostics against closed forms, central differences and each other; the pictures; the worked example."""
 
 import copy
+import importlib
 import importlib.util
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -492,3 +494,38 @@ def test_matplotlib_is_not_imported_before_it_draws():
         print([name for name in sys.modules if name.startswith("matplotlib")])
     """
     assert output_of(code) == "[]"
+
+
+# -------------------------------------------------------------------------------------------------- the worked example
+
+
+@pytest.fixture
+def example():
+    path = Path(__file__).parent.parent / "examples" / "vanishing_gradients.py"
+    spec = importlib.util.spec_from_file_location("vanishing_gradients", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_shows_what_it_says(example):
+    found = example.measure()
+    first = {name: norms[0] for name, (norms, _) in found.items()}  # 100 steps before the last
+    assert first["tanh RNN"] < 1e-20 and first["orthogonal"] == pytest.approx(1, abs=1e-6)
+    assert first["orthogonal x 1.15"] > 1e5 and 0.1 < first["LSTM"] < 10
+    memory = {name: memory.length for name, (_, memory) in found.items()}
+    assert memory.pop("tanh RNN") < 20 and set(memory.values()) == {None}
+
+
+def test_the_example_learns_with_clipping(example):
+    error, largest = example.train(1.0, seed=0)
+    assert error < 0.01 and largest > 20  # so much was clipped
+
+
+def test_the_example_prints_its_table_and_draws(example, capsys, tmp_path):
+    example.main([], seeds=1)
+    printed = capsys.readouterr().out
+    assert "orthogonal x 1.15" in printed and "clipped to norm 1" in printed and "nan" not in printed
+    pytest.importorskip("matplotlib")
+    example.draw(example.measure()).savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -561,7 +561,17 @@ def weight(value, where):
     return made
 
 
+def many_small_layers(path):
+    """A thousand layers of one unit that one large array would pay for."""
+    elman.save(path, elman.LSTM(1, 1))
+    header, data = taken_apart(path.read_bytes())
+    header["large"] = {"dtype": "F32", "shape": [4000], "data_offsets": [len(data), len(data) + 16000]}
+    header["__metadata__"]["elman"] = header["__metadata__"]["elman"].replace('num_layers":1', 'num_layers":1000')
+    return packed(header, data + bytes(16000))
+
+
 DESCRIPTIONS = {
+    "small layers": (many_small_layers, "LSTM: .*num_layers=1000: needs more weights than the file holds"),
     "not JSON": (described(lambda d: "LSTM(2, 3)"), "description: not sound JSON"),
     "deep JSON": (described(lambda d: "[" * 10**5), "description: JSON nested too deeply"),
     "a list": (described(lambda d: "[1]"), r"description: expected version and model, got \[1\]"),
@@ -604,6 +614,8 @@ DESCRIPTIONS = {
     "backend long": (arguments(backend="x" * 10**6), "LSTM: backend: expected one of"),
     "dtype": (arguments(dtype="float64"), "weight_ih_l0: expected float64 .*got float32"),
     "dtype object": (arguments(dtype="O"), "LSTM: dtype: expected float32 or float64, got 'O'"),
+    "dtype by another name": (arguments(dtype="f4"), "LSTM: dtype: expected float32 or float64, got 'f4'"),
+    "dtype of parts": (arguments(dtype="(2,f4,("), "LSTM: dtype: expected float32 or float64"),
     "dtype list": (arguments(dtype=["float32"]), "LSTM: dtype: expected float32 or float64"),
     "a layer for a number": (
         arguments(dropout={"class": "Dense", "arguments": {"in_features": 1, "out_features": 1, "bias": False,

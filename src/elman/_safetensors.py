@@ -157,7 +157,7 @@ class Reader:
             self.refuse(
                 f"{where}: shape: expected at most {MOST_AXES} whole numbers, none negative, got {shown(shape)}"
             )
-        if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        if not _sizes(offsets) or len(offsets) != 2:
             self.refuse(f"{where}: data_offsets: expected [begin, end], got {shown(offsets)}")
         dtype = DTYPES[dtype_name]
         if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
