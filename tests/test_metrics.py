@@ -117,6 +117,8 @@ def test_literals():
     assert accuracy([[0.1, 0.9], [2.0, 1.0], [0.0, 5.0]], [1, 1, 1]) == 2 / 3
     assert accuracy([[0.1, 0.9], [2.0, 1.0]], [[0, 1], [1, 0]]) == 1
     assert accuracy([[1.0, 1.0]], [0]) == 1 and accuracy([[1.0, 1.0]], [1]) == 0  # the first of equal ones
+    assert accuracy([[np.nan, 1.0], [0.0, np.nan], [0.0, 1.0]], [0, 1, 1]) == 1 / 3
+    assert binary_accuracy([np.nan, np.nan], [0, 1]) == 0
     assert binary_accuracy([[-0.1], [0.2], [3.0]], [[False], [True], [False]]) == 2 / 3
     assert binary_accuracy([0.0, 0.0], [0, 1]) == 0.5
     assert binary_accuracy([1.0, -1.0], [0.9, 0.2]) == 1

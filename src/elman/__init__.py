@@ -1,6 +1,6 @@
 """The fastest way to run and train recurrent neural networks on a CPU. NumPy arrays in, NumPy arrays out."""
 
-from . import diagnostics, functional, reference, schedules
+from . import diagnostics, functional, initializers, losses, metrics, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
 from .activation import Activation
@@ -8,8 +8,16 @@ from .callbacks import Callback, Checkpoint, EarlyStopping
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
+from .initializers import initialize
 from .layers import GRU, LSTM, RNN
-from .losses import softmax_cross_entropy
+from .losses import (
+    binary_cross_entropy,
+    ctc,
+    huber,
+    mean_absolute_error,
+    mean_squared_error,
+    softmax_cross_entropy,
+)
 from .optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 from .pooling import Pooling
 from .saving import load, read_params, save, save_params
@@ -21,13 +29,13 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SGD",
     "TDNN",
     "Activation",
     "Adam",
+    "AdamW",
     "Callback",
     "Checkpoint",
-    "SGD",
-    "AdamW",
     "Dense",
     "Dropout",
     "EarlyStopping",
@@ -35,21 +43,30 @@ __all__ = [
     "History",
     "LSTMState",
     "Pooling",
-    "Sequential",
     "RMSprop",
+    "Sequential",
     "__version__",
+    "binary_cross_entropy",
     "clip_grad_norm",
     "clip_grad_value",
     "config",
+    "ctc",
     "diagnostics",
     "functional",
     "get_num_threads",
+    "huber",
+    "initialize",
+    "initializers",
     "load",
+    "losses",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "metrics",
     "read_params",
     "reference",
-    "schedules",
     "save",
     "save_params",
+    "schedules",
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",

@@ -120,9 +120,9 @@ def _exact_sum(values):
     """The sum of finite float64 values, as an integer in units of 2**-UNIT."""
     mantissa, exponent = np.frexp(values)
     whole = np.ldexp(mantissa, 53).astype(np.int64)
-    place = exponent + (UNIT - 53)
-    high = np.bincount(place, whole >> 26)
-    low = np.bincount(place, whole & (2**26 - 1))
+    place = exponent.astype(np.intp) + (UNIT - 53)  # in bincount's own types: its conversions are slow
+    high = np.bincount(place, (whole >> 26).astype(np.float64))
+    low = np.bincount(place, (whole & (2**26 - 1)).astype(np.float64))
     return sum(((int(high[k]) << 26) + int(low[k])) << int(k) for k in np.flatnonzero((high != 0) | (low != 0)))
 
 
