@@ -133,6 +133,29 @@ typedef struct {
                             void *panels_hh);
 } elman_cell;
 
+/* The numbers of an optimiser's rule for one step. */
+typedef struct {
+    double lr;            /* learning rate; of Adam lr * sqrt(1 - beta2^t) / (1 - beta1^t) */
+    double weight_decay;  /* g + weight_decay * w stands for g */
+    double shrink;        /* Adam: w * shrink stands for w where the step is taken; 1 without decoupled decay */
+    double momentum;      /* SGD, RMSprop */
+    double mean_decay;    /* Adam: beta1 */
+    double square_decay;  /* Adam: beta2, RMSprop: alpha */
+    double eps;           /* RMSprop; of Adam eps * sqrt(1 - beta2^t) */
+    int nesterov;         /* SGD */
+    int centered;         /* RMSprop */
+} elman_rule;
+
+/* One array of weights in a step. Moments, in this order: SGD with momentum its buffer; RMSprop the mean square, the
+ * mean if centered, the buffer if with momentum; Adam the mean and the mean square. Those not used may be NULL. */
+typedef struct {
+    ptrdiff_t n;
+    const void *w, *g;  /* (n) weights and their gradient */
+    const void *old[3]; /* (n) moments; zeros before the first step */
+    void *w_next;       /* (n) new weights */
+    void *next[3];      /* (n) new moments */
+} elman_parameter;
+
 typedef struct {
     const char *isa;
     int lanes;                          /* of a vector */
@@ -145,6 +168,11 @@ typedef struct {
      * `rounds` times through a (n), writes sum (lanes) and returns the bytes read. */
     double (*multiply_add)(ptrdiff_t rounds, void *sum);
     double (*read)(ptrdiff_t rounds, ptrdiff_t n, const void *a, void *sum);
+    /* One step of an optimiser over `count` arrays, on at most so many threads, which change no bit. Returns whether all
+     * new weights, and mean squares, are finite. */
+    int (*sgd)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
+    int (*rmsprop)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
+    int (*adam)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
 } elman_kernels;
 
 /* Name and version of the compiler. */

@@ -18,11 +18,13 @@
 typedef uint64_t real_bits;
 #define SIGN_BIT 0x8000000000000000ULL
 #define EXPONENT_BIAS 1023
+#define SQRT sqrt
 #define MANTISSA_BITS 52
 #else
 typedef uint32_t real_bits;
 #define SIGN_BIT 0x80000000U
 #define EXPONENT_BIAS 127
+#define SQRT sqrtf
 #define MANTISSA_BITS 23
 #endif
 
@@ -68,6 +70,13 @@ static inline vec v_add(vec a, vec b) { return a + b; }
 static inline vec v_sub(vec a, vec b) { return a - b; }
 static inline vec v_mul(vec a, vec b) { return a * b; }
 static inline vec v_div(vec a, vec b) { return a / b; }
+static inline vec v_sqrt(vec a)
+{
+    real lanes[LANES];
+    v_store(lanes, a);
+    for (int i = 0; i < LANES; i++) lanes[i] = SQRT(lanes[i]);
+    return v_load(lanes);
+}
 /* a * b + c, rounded once where the machine can */
 static inline vec v_fma(vec a, vec b, vec c) { return a * b + c; }
 /* the smaller, the larger; where b is NaN the result is NaN */

@@ -22,6 +22,7 @@ static inline vec v_add(vec a, vec b) { return vaddq_f64(a, b); }
 static inline vec v_sub(vec a, vec b) { return vsubq_f64(a, b); }
 static inline vec v_mul(vec a, vec b) { return vmulq_f64(a, b); }
 static inline vec v_div(vec a, vec b) { return vdivq_f64(a, b); }
+static inline vec v_sqrt(vec a) { return vsqrtq_f64(a); }
 static inline vec v_fma(vec a, vec b, vec c) { return vfmaq_f64(c, a, b); }
 static inline vec v_min(vec a, vec b) { return vminq_f64(a, b); }
 static inline vec v_max(vec a, vec b) { return vmaxq_f64(a, b); }
@@ -49,6 +50,7 @@ static inline vec v_add(vec a, vec b) { return vaddq_f32(a, b); }
 static inline vec v_sub(vec a, vec b) { return vsubq_f32(a, b); }
 static inline vec v_mul(vec a, vec b) { return vmulq_f32(a, b); }
 static inline vec v_div(vec a, vec b) { return vdivq_f32(a, b); }
+static inline vec v_sqrt(vec a) { return vsqrtq_f32(a); }
 static inline vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
 static inline vec v_min(vec a, vec b) { return vminq_f32(a, b); }
 static inline vec v_max(vec a, vec b) { return vmaxq_f32(a, b); }

@@ -1,16 +1,84 @@
-"""Adam and clipping against literal values and PyTorch; nothing half-changed after an error."""
+"""The optimisers and clipping against literal values, NumPy equations and PyTorch; nothing half-changed after an error.
+
+The kernels have no fused multiply-adds, so the equations in NumPy give the same bits on every instruction set.
+"""
 
 import copy
+import io
 import math
 import threading
+import types
 
 import numpy as np
 import pytest
 
+import elman
+from elman import _kernels
+from elman._parameters import Parametrised
 from elman.dense import Dense
-from elman.optimizers import Adam, clip_grad_norm, clip_grad_value
+from elman.optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 
 FLOATS = [np.float32, np.float64]
+
+# Every branch of every rule; the words are those of torch.optim too.
+RULES = {
+    "SGD": (SGD, {"lr": 0.1}),
+    "SGD-decay": (SGD, {"lr": 0.1, "weight_decay": 0.1}),
+    "SGD-momentum": (SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    "SGD-nesterov": (SGD, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01}),
+    "RMSprop": (RMSprop, {}),
+    "RMSprop-momentum": (RMSprop, {"momentum": 0.9, "alpha": 0.9, "weight_decay": 0.01}),
+    "RMSprop-centered": (RMSprop, {"centered": True, "eps": 1e-5}),
+    "RMSprop-both": (RMSprop, {"centered": True, "momentum": 0.5, "eps": 1e-5, "weight_decay": 0.1}),
+    "Adam": (Adam, {}),
+    "Adam-options": (Adam, {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}),
+    "AdamW": (AdamW, {}),
+    "AdamW-options": (AdamW, {"lr": 0.02, "betas": (0.5, 0.9), "eps": 1e-5, "weight_decay": 0.3}),
+}
+every_rule = pytest.mark.parametrize("rule", RULES)
+
+
+@pytest.fixture(params=["c", "avx2", "avx512", "neon"])
+def isa(request):
+    """Every instruction set in turn, for this test alone."""
+    if request.param not in _kernels.isa_usable():
+        pytest.skip(f"{request.param} is not usable on this machine")
+    before = _kernels.isa()
+    _kernels.select_isa(request.param)
+    yield request.param
+    _kernels.select_isa(before)
+
+
+def numpy_step(rule, o, t, w, g, moments):
+    """The equations of the class's docstring for one array: the new weight and the new moments, by name."""
+    momentum, decay = o.get("momentum", 0.0), o.get("weight_decay", 0.01 if rule is AdamW else 0.0)
+    m = dict.fromkeys(["momentum_buffer", "square_avg", "grad_avg", "exp_avg", "exp_avg_sq"], np.zeros_like(w))
+    m.update(moments)
+    g = g + (0.0 if rule is AdamW else decay) * w
+    if rule is SGD:
+        lr = o.get("lr", 1e-3)
+        if not momentum:
+            return w - lr * g, {}
+        buffer = momentum * m["momentum_buffer"] + g
+        return w - lr * (g + momentum * buffer if o.get("nesterov") else buffer), {"momentum_buffer": buffer}
+    if rule is RMSprop:
+        alpha = o.get("alpha", 0.99)
+        new = {"square_avg": alpha * m["square_avg"] + (1 - alpha) * (g * g)}
+        square = new["square_avg"]
+        if o.get("centered"):
+            new["grad_avg"] = alpha * m["grad_avg"] + (1 - alpha) * g
+            square = np.maximum(0, square - new["grad_avg"] ** 2)
+        move = g / (np.sqrt(square) + o.get("eps", 1e-8))
+        if momentum:
+            move = new["momentum_buffer"] = momentum * m["momentum_buffer"] + move
+        return w - o.get("lr", 1e-2) * move, new
+    (beta1, beta2), lr = o.get("betas", (0.9, 0.999)), o.get("lr", 1e-3)
+    new = {"exp_avg": beta1 * m["exp_avg"] + (1 - beta1) * g}
+    new["exp_avg_sq"] = beta2 * m["exp_avg_sq"] + (1 - beta2) * (g * g)
+    root = math.sqrt(1 - beta2**t)
+    step = lr * root / (1 - beta1**t) * new["exp_avg"] / (np.sqrt(new["exp_avg_sq"]) + o.get("eps", 1e-8) * root)
+    shrink = 1 - lr * decay if rule is AdamW else 1.0
+    return w * shrink - step, new
 
 
 def drawn(layer, seed, scale=1.0):
@@ -47,27 +115,184 @@ def test_adam_defaults_and_eps():
     assert layer.params["weight"][0, 0] == pytest.approx(-0.5e-3, rel=1e-12)
 
 
-@pytest.mark.parametrize("dtype, rtol", [(np.float32, 2e-6), (np.float64, 1e-13)])
-@pytest.mark.parametrize("options", [{}, {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3}])
-def test_adam_against_pytorch(dtype, rtol, options):
+@pytest.mark.parametrize("dtype", FLOATS)
+@every_rule
+def test_kernels_against_numpy(rule, dtype, isa):
+    """The same bits, over sizes below, at and above every vector width, and gradients of all sizes."""
+    kind, options = RULES[rule]
+    layers = [Dense(n, m, dtype=dtype, seed=n) for n, m in ((1, 1), (3, 5), (16, 17), (7, 19))]
+    optimizer = kind(layers, **options)
+    expected, moments = weights(*layers), [{k: {} for k in layer.params} for layer in layers]
+    for t in range(1, 13):
+        grads = [drawn(layer, 10 * t + i, 10.0 ** (t % 5 - 3)) for i, layer in enumerate(layers)]
+        optimizer.step(grads)
+        for i, params in enumerate(expected):
+            for k, w in params.items():
+                params[k], moments[i][k] = numpy_step(kind, options, t, w, grads[i][k], moments[i][k])
+                assert params[k].dtype == dtype
+        assert same(weights(*layers), expected)
+    state = optimizer.state_dict()
+    names = {f"{i}.{k}.{m}": a for i, d in enumerate(moments) for k, by_name in d.items() for m, a in by_name.items()}
+    assert same([names], [state]) and {k for k in state if "." in k} == set(names)
+
+
+@pytest.mark.parametrize("dtype, rtol", [(np.float32, 4e-6), (np.float64, 1e-13)])
+@every_rule
+def test_rules_against_pytorch(rule, dtype, rtol):
+    """60 steps with gradients of many sizes and a changing lr."""
     torch = pytest.importorskip("torch")
-    layers = [Dense(5, 7, dtype=dtype, seed=1), Dense(7, 3, dtype=dtype, seed=2)]
+    kind, options = RULES[rule]
+    layers = [Dense(5, 7, dtype=dtype, seed=1), elman.LSTM(4, 3, dtype=dtype, seed=2)]
     theirs = [{k: torch.tensor(w, requires_grad=True) for k, w in layer.params.items()} for layer in layers]
-    optimizer = Adam(layers, **options)
-    expected = torch.optim.Adam([w for params in theirs for w in params.values()], **options)
-    for step in range(30):
+    optimizer = kind(layers, **options)
+    expected = getattr(torch.optim, kind.__name__)([w for params in theirs for w in params.values()], **options)
+    assert optimizer.lr == expected.param_groups[0]["lr"]
+    first = optimizer.lr
+    for step in range(60):
         grads = [drawn(layer, 10 * step + i, 10.0 ** (-(step % 5))) for i, layer in enumerate(layers)]
         for params, given in zip(theirs, grads, strict=True):
             for k, w in params.items():
                 w.grad = torch.tensor(given[k])
-        if step == 20:  # a schedule sets the attribute
-            optimizer.lr = expected.param_groups[0]["lr"] = 0.005
+        optimizer.lr = expected.param_groups[0]["lr"] = first * (1 + math.cos(step)) / 2  # what a schedule does
         optimizer.step(grads)
         expected.step()
-    for layer, params in zip(layers, theirs, strict=True):
-        for k, w in layer.params.items():
-            assert w.dtype == dtype
-            np.testing.assert_allclose(w, params[k].detach().numpy(), rtol=rtol, atol=rtol, err_msg=k)
+        for layer, params in zip(layers, theirs, strict=True):
+            for k, w in layer.params.items():
+                assert w.dtype == dtype
+                np.testing.assert_allclose(w, params[k].detach().numpy(), rtol=rtol, atol=rtol, err_msg=k)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_centered_rmsprop_where_the_variance_rounds_below_zero(dtype):
+    """Under a constant gradient square_avg - grad_avg^2 goes to 0 and, rounded, below."""
+    layer = Dense(8, 8, bias=False, dtype=dtype, seed=0)
+    grads, below = drawn(layer, 1), False
+    optimizer = RMSprop(layer, alpha=0.5, lr=1e-9, centered=True)
+    for _ in range(80):
+        optimizer.step(grads)
+        state = optimizer.state_dict()
+        below |= bool((state["0.weight.square_avg"] - state["0.weight.grad_avg"] ** 2 < 0).any())
+    assert below and np.isfinite(layer.params["weight"]).all()
+
+
+def test_bits_do_not_depend_on_threads():
+    """A step that is large enough for two threads (update in csrc/optimizers.inc), whose tasks start within arrays."""
+    results = []
+    for threads in (1, 2, 3):
+        layer = elman.RNN(5, 997, seed=0)
+        optimizer, expected, moments = Adam(layer), weights(layer)[0], {k: {} for k in layer.params}
+        with elman.threads(threads):
+            for t in (1, 2):
+                grads = drawn(layer, t)
+                optimizer.step(grads)
+                if threads == 1:
+                    for k, w in expected.items():
+                        expected[k], moments[k] = numpy_step(Adam, {}, t, w, grads[k], moments[k])
+        if threads == 1:
+            assert same(weights(layer), [expected])
+        results.append((weights(layer), [optimizer.state_dict()]))
+    for got, state in results[1:]:
+        assert same(got, results[0][0]) and same(state, results[0][1])
+
+
+def test_subnormal_numbers_count_as_zero():
+    """As in all kernels: the mean square of a gradient of 1e-20 is 0, which eps = 1e-8 hides."""
+    layer = Dense(40, 1, bias=False, seed=0)
+    optimizer, before = Adam(layer), layer.params["weight"].astype(np.float64)
+    optimizer.step({"weight": np.full((1, 40), 1e-20, np.float32)})
+    assert not optimizer.state_dict()["0.weight.exp_avg_sq"].any()
+    np.testing.assert_allclose(layer.params["weight"], before - 1e-3 * 1e-20 / 1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@every_rule
+def test_training_resumes_bit_for_bit(rule, dtype):
+    """Through a file without pickles, into layers and an optimiser made with other numbers."""
+    kind, options = RULES[rule]
+
+    def steps(layers, optimizer, start, end):
+        for t in range(start, end):
+            optimizer.lr = 0.1 / (1 + t) if t < 20 else optimizer.lr
+            optimizer.step([drawn(layer, 10 * t + i) for i, layer in enumerate(layers)])
+
+    def network():
+        return [elman.GRU(3, 5, dtype=dtype, seed=1), Dense(5, 2, dtype=dtype, seed=2)]
+
+    whole = network()
+    steps(whole, kind(whole, **options), 0, 40)
+    first = network()
+    interrupted = kind(first, **options)
+    steps(first, interrupted, 0, 25)
+    file = io.BytesIO()
+    np.savez(file, **interrupted.state_dict())
+    file.seek(0)
+    second = network()
+    for layer, old in zip(second, first, strict=True):
+        layer.load_params(old.params)
+    resumed = kind(second, **{**options, "lr": 7.0, "weight_decay": 5.0})
+    resumed.load_state_dict(np.load(file))
+    assert repr(resumed) == repr(interrupted)
+    steps(second, resumed, 25, 40)
+    assert same(weights(*second), weights(*whole)) and not same(weights(*second), weights(*first))
+
+
+def test_state_is_copied_both_ways():
+    layer = Dense(3, 2, seed=0)
+    optimizer, twin = Adam(layer), Adam(Dense(3, 2, seed=0))
+    optimizer.step(drawn(layer, 1))
+    state = optimizer.state_dict()
+    assert list(state) == [
+        "step", "lr", "betas", "eps", "weight_decay",
+        "0.weight.exp_avg", "0.weight.exp_avg_sq", "0.bias.exp_avg", "0.bias.exp_avg_sq",
+    ]  # fmt: skip
+    assert state["step"] == 1 and state["0.weight.exp_avg"].shape == (2, 3) and state["betas"].tolist() == [0.9, 0.999]
+    kept = copy.deepcopy(state)
+    twin.load_state_dict(state)
+    for a in state.values():
+        if isinstance(a, np.ndarray):
+            a[...] = 0.5
+    assert same([optimizer.state_dict()], [kept]) and same([twin.state_dict()], [kept])
+
+
+@pytest.mark.parametrize(
+    "changes, error, words",
+    [
+        ({"step": None}, ValueError, "state: expected exactly the names of state_dict.*no step"),
+        ({"0.bias.exp_avg": None}, ValueError, "state: .*no 0.bias.exp_avg"),
+        ({"extra": 3}, ValueError, "state: .*unexpected 'extra'"),
+        ({"step": -1}, ValueError, "state: step: expected"),
+        ({"step": 1.5}, TypeError, "state: step: expected an integer"),
+        ({"lr": math.nan}, ValueError, "state: lr: expected at least 0"),
+        ({"lr": "x"}, TypeError, "state: lr: expected a number"),
+        ({"betas": np.array([0.9, 1.0])}, ValueError, "state: betas"),
+        ({"betas": 0.9}, TypeError, "state: betas: expected two numbers"),
+        ({"0.bias.exp_avg": np.zeros(3, np.float32)}, ValueError, r"state: 0.bias.exp_avg: expected shape \(2,\)"),
+        ({"0.bias.exp_avg": np.zeros(2)}, TypeError, "state: 0.bias.exp_avg: expected dtype float32"),
+        ({"0.bias.exp_avg_sq": np.array([0, np.inf], np.float32)}, ValueError, "state: 0.bias.exp_avg_sq: .*finite"),
+    ],
+)
+def test_a_wrong_state_changes_nothing(changes, error, words):
+    layer = Dense(3, 2, seed=0)
+    optimizer = Adam(layer)
+    optimizer.step(drawn(layer, 1))
+    before = optimizer.state_dict()
+    bad = {**before, "lr": 0.5, "0.weight.exp_avg": np.ones((2, 3), np.float32), **changes}
+    with pytest.raises(error, match=words):
+        optimizer.load_state_dict({k: v for k, v in bad.items() if v is not None})
+    assert same([optimizer.state_dict()], [before])
+    with pytest.raises(TypeError, match="state: expected a mapping"):
+        optimizer.load_state_dict([before])
+
+
+def test_a_state_with_another_set_of_moments_is_refused():
+    layer = Dense(3, 2)
+    with_momentum = SGD(layer, momentum=0.9)
+    with pytest.raises(ValueError, match="no momentum, no nesterov|momentum_buffer"):
+        with_momentum.load_state_dict(SGD(layer).state_dict())
+    with pytest.raises(ValueError, match="state: momentum: expected as in SGD"):
+        with_momentum.load_state_dict({**with_momentum.state_dict(), "momentum": 0.0})
+    with pytest.raises(ValueError, match="state: centered: expected as in RMSprop"):
+        RMSprop(layer).load_state_dict({**RMSprop(layer).state_dict(), "centered": True})
 
 
 def test_adam_finds_a_minimum():
@@ -89,7 +314,8 @@ def test_adam_takes_one_layer_or_a_list():
     Adam(one, lr=0.1).step(grads)
     Adam([other], lr=0.1).step([grads])
     assert same(weights(one), weights(other)) and same([grads], [before])
-    assert repr(Adam([one, other], lr=0.1)) == "Adam([Dense, Dense], lr=0.1, betas=(0.9, 0.999), eps=1e-08)"
+    shown = "Adam([Dense, Dense], lr=0.1, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)"
+    assert repr(Adam([one, other], lr=0.1)) == shown
 
 
 def test_adam_keeps_nothing_of_the_gradients_and_copies_go_their_own_way():
@@ -113,6 +339,108 @@ def test_adam_outdates_tapes():
     Adam(layer).step(drawn(layer, 1))
     with pytest.raises(ValueError, match="tape: "):
         layer.backward(tape, np.ones((4, 2), np.float32))
+
+
+def test_all_layers_change_at_once():
+    """While one layer's new weights are packed, the other still has its old ones."""
+    layers = [Dense(3, 2, seed=0), Dense(3, 2, seed=1)]
+    optimizer, before, seen = Adam(layers), weights(*layers), []
+    vars(layers[1])["_packed"] = lambda params: seen.append(weights(*layers))
+    optimizer.step([drawn(layer, 1) for layer in layers])
+    assert len(seen) == 1 and same(seen[0], before) and not same(weights(*layers), before)
+
+
+def test_a_failure_to_pack_changes_nothing():
+    layers = [Dense(3, 2, seed=0), Dense(3, 2, seed=1)]
+    optimizer, grads = Adam(layers), [drawn(layer, 1) for layer in layers]
+    state, before = optimizer.state_dict(), weights(*layers)
+
+    def out_of_memory(params):
+        raise MemoryError
+
+    vars(layers[1])["_packed"] = out_of_memory
+    with pytest.raises(MemoryError):
+        optimizer.step(grads)
+    assert same(weights(*layers), before) and same([optimizer.state_dict()], [state])
+    del vars(layers[1])["_packed"]
+    optimizer.step(grads)
+    assert not same(weights(*layers), before)
+
+
+def test_new_weights_are_read_only_and_old_ones_stay():
+    layer = elman.LSTM(3, 4, seed=0)
+    before = layer.params
+    values = {k: w.copy() for k, w in before.items()}
+    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
+    y = layer(x)[0]
+    Adam(layer, lr=0.1).step(drawn(layer, 1))
+    assert same([before], [values]) and not same([layer.params], [values])
+    for w in layer.params.values():
+        assert not w.flags.writeable
+        with pytest.raises(ValueError):
+            w.flags.writeable = True
+    fresh = elman.LSTM(3, 4, seed=5)
+    fresh.load_params(layer.params)
+    assert np.array_equal(layer(x)[0], fresh(x)[0]) and not np.array_equal(layer(x)[0], y)
+
+
+class Two:
+    """Something else with `params` and `edit`: two layers under one roof."""
+
+    def __init__(self):
+        self.parts = {"a": Dense(3, 2, seed=0), "b": Dense(2, 2, seed=1)}
+
+    @property
+    def params(self):
+        return {f"{k}.{name}": w for k, layer in self.parts.items() for name, w in layer.params.items()}
+
+    def edit(self):
+        return Editing(self)
+
+
+class Editing:
+    def __init__(self, two):
+        self.two = two
+
+    def __enter__(self):
+        self.draft = dict(self.two.params)
+        return self.draft
+
+    def __exit__(self, kind, *_):
+        for k, layer in self.two.parts.items():
+            if kind is None:
+                layer.load_params({name: self.draft[f"{k}.{name}"] for name in layer.params})
+
+
+def test_anything_with_params_and_edit_will_do():
+    two, layers = Two(), [Dense(3, 2, seed=0), Dense(2, 2, seed=1)]
+    assert not isinstance(two, Parametrised)
+    one, other = AdamW(two), AdamW(layers)
+    for step in range(3):
+        grads = [drawn(layer, step) for layer in layers]
+        one.step({f"{k}.{name}": g for k, d in zip("ab", grads, strict=True) for name, g in d.items()})
+        other.step(grads)
+    assert same(weights(*two.parts.values()), weights(*layers))
+    before = weights(*two.parts.values())
+    with pytest.raises(ValueError, match="grads: b.bias: expected finite"):
+        one.step({k: np.full_like(w, np.nan if k == "b.bias" else 1) for k, w in two.params.items()})
+    assert same(weights(*two.parts.values()), before) and one.state_dict()["step"] == 3
+
+
+def test_gradients_in_other_forms():
+    """Lists, integers, strided and read-only arrays, another order, another kind of mapping: the same step."""
+    layer, plain = Dense(3, 2, seed=0), Dense(3, 2, seed=0)
+    grads = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3) - 2, "bias": np.array([1, -1], np.float32)}
+    wide = np.zeros((2, 6), np.float32)
+    wide[:, ::2] = grads["weight"]
+    wide.flags.writeable = False
+    one, other = SGD(layer, 0.1, 0.9), SGD(plain, 0.1, 0.9)
+    one.step({"bias": [1, -1], "weight": wide[:, ::2]})
+    one.step({"bias": np.array([1, -1]), "weight": np.asfortranarray(grads["weight"])})
+    one.step(types.MappingProxyType(grads))
+    for _ in range(3):
+        other.step(grads)
+    assert same(weights(layer), weights(plain))
 
 
 def wrong(**changes):
@@ -163,7 +491,30 @@ def test_adam_refuses_a_step_to_infinity_and_changes_nothing():
     before = weights(*layers)
     with pytest.raises(ValueError, match=r"grads\[1\]: bias: .*infinite"):
         optimizer.step([{k: np.ones_like(w) for k, w in layer.params.items()} for layer in layers])
-    assert same(weights(*layers), before) and optimizer._steps == 0
+    assert same(weights(*layers), before) and optimizer.state_dict()["step"] == 0
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@every_rule
+@pytest.mark.parametrize("place", [0, 5, 12])
+def test_every_rule_refuses_what_is_not_finite(rule, dtype, place):
+    """In the first vector, in the middle and in the last, partial one; and large squares, but for SGD."""
+    kind, options = RULES[rule]
+    layer = Dense(13, 1, dtype=dtype, seed=0)
+    optimizer = kind(layer, **options)
+    optimizer.step(drawn(layer, 0))
+    state, before = optimizer.state_dict(), weights(layer)
+    large = math.sqrt(np.finfo(dtype).max) * 1.01
+    for bad in (np.nan, np.inf, -np.inf, large):
+        grads = drawn(layer, 1)
+        grads["weight"][0, place] = bad
+        if bad == large and kind is SGD:
+            continue
+        with pytest.raises(ValueError, match=rf"grads: weight: expected finite values.* at \(0, {place}\)"):
+            optimizer.step(grads)
+        assert same(weights(layer), before) and same([optimizer.state_dict()], [state])
+    optimizer.step(drawn(layer, 1))
+    assert not same(weights(layer), before)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +534,7 @@ def test_adam_refuses_a_step_to_infinity_and_changes_nothing():
         ({"betas": (0.9, 1.0)}, ValueError, "betas: expected at least 0 and below 1, got 1"),
         ({"betas": (-0.1, 0.9)}, ValueError, "betas"),
         ({"eps": -1e-8}, ValueError, "eps"),
+        ({"weight_decay": -1}, ValueError, "weight_decay: expected at least 0"),
     ],
 )
 def test_adam_constructor_errors(arguments, error, words):
@@ -192,6 +544,29 @@ def test_adam_constructor_errors(arguments, error, words):
         given["layers"] = [layer, layer]
     with pytest.raises(error, match=words):
         Adam(**given)
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda layer: SGD(layer, -1), ValueError, "lr"),
+        (lambda layer: SGD(layer, momentum=-0.1), ValueError, "momentum: expected at least 0"),
+        (lambda layer: SGD(layer, momentum=math.nan), ValueError, "momentum"),
+        (lambda layer: SGD(layer, momentum="much"), TypeError, "momentum: expected a number"),
+        (lambda layer: SGD(layer, nesterov=True), ValueError, "nesterov: expected momentum above 0"),
+        (lambda layer: SGD(layer, momentum=0.9, nesterov=1), TypeError, "nesterov: expected True or False"),
+        (lambda layer: SGD(layer, weight_decay=-1), ValueError, "weight_decay"),
+        (lambda layer: RMSprop(layer, alpha=1.0), ValueError, "alpha: expected at least 0 and below 1"),
+        (lambda layer: RMSprop(layer, eps=-1), ValueError, "eps"),
+        (lambda layer: RMSprop(layer, momentum=-1), ValueError, "momentum"),
+        (lambda layer: RMSprop(layer, centered="yes"), TypeError, "centered: expected True or False"),
+        (lambda layer: AdamW(layer, weight_decay=math.inf), ValueError, "weight_decay"),
+        (lambda layer: AdamW([layer, 3]), TypeError, r"layers\[1\]"),
+    ],
+)
+def test_constructor_errors(make, error, words):
+    with pytest.raises(error, match=words):
+        make(Dense(3, 2))
 
 
 def test_lr_is_checked_when_set():
@@ -344,3 +719,67 @@ def test_optimisers_that_share_layers_in_another_order_do_not_wait_for_each_othe
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "clip, name, limit", [(clip_grad_norm, "clip_grad_norm_", 0.2), (clip_grad_value, "clip_grad_value_", 0.01)]
+)
+def test_a_network_trains_as_in_pytorch(clip, name, limit):
+    """LSTM and Dense, real gradients, clipped, AdamW: 25 steps, compared by the loss and the weights."""
+    torch = pytest.importorskip("torch")
+    lstm, head = elman.LSTM(3, 6, 2, dtype=np.float64, seed=0), Dense(6, 2, dtype=np.float64, seed=1)
+    theirs = [torch.nn.LSTM(3, 6, 2, dtype=torch.float64), torch.nn.Linear(6, 2, dtype=torch.float64)]
+    for layer, module in zip((lstm, head), theirs, strict=True):
+        module.load_state_dict({k: torch.tensor(w) for k, w in layer.params.items()})
+    parameters = [w for module in theirs for w in module.parameters()]
+    optimizer, expected = AdamW([lstm, head], lr=0.05), torch.optim.AdamW(parameters, lr=0.05)
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((7, 4, 3)), rng.standard_normal((7, 4, 2))
+    losses, clipped = [], 0
+    for _ in range(25):
+        y, _, lstm_tape = lstm.forward(x)
+        o, head_tape = head.forward(y)
+        dy, head_grads = head.backward(head_tape, 2 * (o - target))
+        _, _, lstm_grads = lstm.backward(lstm_tape, dy)
+        before = lstm_grads["weight_hh_l1"].copy()
+        clip([lstm_grads, head_grads], limit)
+        clipped += not np.array_equal(before, lstm_grads["weight_hh_l1"])
+        optimizer.step([lstm_grads, head_grads])
+        losses.append(((o - target) ** 2).sum())
+
+        expected.zero_grad()
+        loss = ((theirs[1](theirs[0](torch.tensor(x))[0]) - torch.tensor(target)) ** 2).sum()
+        loss.backward()
+        getattr(torch.nn.utils, name)(parameters, limit)
+        expected.step()
+        assert losses[-1] == pytest.approx(loss.item(), rel=1e-4)  # torch adds 1e-6 to the norm
+    for layer, module in zip((lstm, head), theirs, strict=True):
+        for k, w in layer.params.items():
+            np.testing.assert_allclose(w, module.state_dict()[k].numpy(), rtol=1e-4, atol=1e-4)
+    assert clipped > 20 and losses[-1] < 0.8 * losses[0]
+
+
+def test_calls_during_steps_see_whole_weights():
+    """Whatever a call in another thread returns belongs to the weights of one moment."""
+    layer, twin = elman.GRU(3, 8, 2, seed=0), elman.GRU(3, 8, 2, seed=0)
+    x = np.random.default_rng(0).standard_normal((20, 2, 3)).astype(np.float32)
+    grads, seen, done = drawn(layer, 1), [], threading.Event()
+
+    def call():
+        while not done.is_set():
+            seen.append(layer(x)[0].tobytes())
+
+    thread = threading.Thread(target=call, daemon=True)
+    optimizer, again = Adam(layer, lr=0.01), Adam(twin, lr=0.01)
+    thread.start()
+    while len(seen) < 3:
+        pass
+    for _ in range(150):
+        optimizer.step(grads)
+    done.set()
+    thread.join(60)
+    allowed = {twin(x)[0].tobytes()}
+    for _ in range(150):
+        again.step(grads)
+        allowed.add(twin(x)[0].tobytes())
+    assert set(seen) <= allowed and len(allowed) == 151

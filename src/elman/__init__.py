@@ -1,9 +1,13 @@
 """The fastest way to run and train recurrent neural networks on a CPU. NumPy arrays in, NumPy arrays out."""
 
-from . import functional, initializers, losses, metrics, reference
+from . import diagnostics, functional, initializers, losses, metrics, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
+from .activation import Activation
+from .callbacks import Callback, Checkpoint, EarlyStopping
 from .dense import Dense
+from .dropout import Dropout
+from .embedding import Embedding
 from .initializers import initialize
 from .layers import GRU, LSTM, RNN
 from .losses import (
@@ -14,31 +18,55 @@ from .losses import (
     mean_squared_error,
     softmax_cross_entropy,
 )
-from .optimizers import Adam, clip_grad_norm, clip_grad_value
+from .optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
+from .pooling import Pooling
+from .saving import load, read_params, save, save_params
+from .sequential import Sequential
+from .tdnn import TDNN
+from .training import History
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SGD",
+    "TDNN",
+    "Activation",
     "Adam",
+    "AdamW",
+    "Callback",
+    "Checkpoint",
     "Dense",
+    "Dropout",
+    "EarlyStopping",
+    "Embedding",
+    "History",
     "LSTMState",
+    "Pooling",
+    "RMSprop",
+    "Sequential",
     "__version__",
     "binary_cross_entropy",
     "clip_grad_norm",
     "clip_grad_value",
     "config",
     "ctc",
+    "diagnostics",
     "functional",
     "get_num_threads",
     "huber",
     "initialize",
     "initializers",
+    "load",
     "losses",
     "mean_absolute_error",
     "mean_squared_error",
     "metrics",
+    "read_params",
     "reference",
+    "save",
+    "save_params",
+    "schedules",
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",

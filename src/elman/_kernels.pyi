@@ -66,6 +66,7 @@ infer: _Fused[Any]
 elementwise: _Fused[Any]
 multiply_add: _Fused[Any]
 read: _Fused[Any]
+update: _Fused[Any]
 
 def cell_names() -> tuple[str, ...]:
     """The cells, in the order of their numbers."""

@@ -10,6 +10,7 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport INFINITY
@@ -93,6 +94,18 @@ cdef extern from "elman.h" nogil:
         void (*pack_transposed)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, void *panels_ih,
                                 void *panels_hh) noexcept nogil
 
+    ctypedef struct elman_rule:
+        double lr, weight_decay, shrink, momentum, mean_decay, square_decay, eps
+        int nesterov, centered
+
+    ctypedef struct elman_parameter:
+        ptrdiff_t n
+        const void *w
+        const void *g
+        const void *old[3]
+        void *w_next
+        void *next[3]
+
     ctypedef struct elman_kernels:
         const char *isa
         int lanes
@@ -102,6 +115,12 @@ cdef extern from "elman.h" nogil:
         void (*tanh)(ptrdiff_t n, const void *x, void *y) noexcept nogil
         double (*multiply_add)(ptrdiff_t rounds, void *sum) noexcept nogil
         double (*read)(ptrdiff_t rounds, ptrdiff_t n, const void *a, void *sum) noexcept nogil
+        int (*sgd)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters,
+                   int threads) noexcept nogil
+        int (*rmsprop)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters,
+                       int threads) noexcept nogil
+        int (*adam)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters,
+                    int threads) noexcept nogil
 
     void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward_call *call)
     ptrdiff_t elman_stack_index(const elman_layer *layer)
@@ -122,6 +141,7 @@ cdef int current_isa = 0
 # Multiplications in a step() from which on the GIL is released: some 50 us of them.
 cdef enum:
     RELEASE_GIL = 1000000
+    RELEASE_GIL_UPDATE = 32768  # elements in an optimiser's step
     STACK_BYTES = 16384  # of scratch that a stack of layers takes from the C stack; what needs more takes the heap
     WRITABLE = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE
 
@@ -669,6 +689,80 @@ def read(ptrdiff_t rounds, const real[::1] a, real[::1] total):
     with nogil:
         size = kernels.read(rounds, a.shape[0], &a[0], &total[0])
     return size
+
+
+cdef inline bint is_like(const Py_buffer *view, const Py_buffer *other, char item) noexcept:
+    """Whether it has this type and the other's shape."""
+    cdef int i
+    if view.format == NULL or view.format[0] != item or view.format[1] != 0 or view.ndim != other.ndim:
+        return False
+    for i in range(view.ndim):
+        if view.shape[i] != other.shape[i]:
+            return False
+    return True
+
+
+def update(str kind, tuple rule, dict weights, dict grads, const real[:, :] old, real[:, :] new, threads):
+    """One step of "sgd", "rmsprop" or "adam" for all weights of a layer, in one C call.
+
+    rule: the numbers of elman_rule, in its order. weights, grads: dense arrays of one dtype under the same names. old,
+    new: the moments (slots, n) before and after the step, those of all weights one behind the other. threads: a
+    function, asked by a step that is large enough for more than one.
+
+    Returns the new weights by name, in memory that nobody can write to; or None, where a gradient is not there, not
+    dense, or of another dtype or shape. FloatingPointError: a new weight or mean square is not finite. (Buffers as in
+    Stack: a typed memoryview for each array would cost more than a small network's step.)
+    """
+    cdef const elman_kernels *kernels = elman_get_kernels(current_isa, sizeof(real) == 8)
+    cdef int (*function)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters,
+                         int threads) noexcept nogil
+    cdef elman_rule r
+    cdef ptrdiff_t count = len(weights), n = 0, opened = 0, k
+    cdef int slot, finite, many = 1
+    cdef char item = b"d" if sizeof(real) == 8 else b"f"
+    cdef Py_buffer *views = NULL  # a weight and its gradient in turn
+    cdef Py_buffer *w
+    cdef Py_buffer *g
+    cdef elman_parameter *parameters = NULL
+    function = kernels.sgd if kind == "sgd" else kernels.rmsprop if kind == "rmsprop" else kernels.adam
+    (r.lr, r.weight_decay, r.shrink, r.momentum, r.mean_decay, r.square_decay, r.eps, r.nesterov, r.centered) = rule
+    if len(grads) != count:
+        return None
+    try:
+        views = <Py_buffer *>allocate(2 * count * sizeof(Py_buffer))
+        parameters = <elman_parameter *>allocate(count * sizeof(elman_parameter))
+        result = {}
+        for k, (name, weight) in enumerate(weights.items()):
+            w, g = &views[2 * k], &views[2 * k + 1]
+            PyObject_GetBuffer(weight, w, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+            opened += 1
+            PyObject_GetBuffer(grads[name], g, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+            opened += 1
+            if not is_like(g, w, item):
+                return None
+            memory = PyBytes_FromStringAndSize(NULL, w.len)
+            parameters[k].n, parameters[k].w, parameters[k].g = w.len // w.itemsize, w.buf, g.buf
+            parameters[k].w_next = PyBytes_AS_STRING(memory)
+            for slot in range(<int>old.shape[0]):
+                parameters[k].old[slot], parameters[k].next[slot] = &old[slot, n], &new[slot, n]
+            result[name] = _ndarray(weight.shape, weight.dtype, memory)
+            n += parameters[k].n
+        if n > RELEASE_GIL_UPDATE:
+            many = threads()
+            with nogil:
+                finite = function(&r, count, parameters, many)
+        else:
+            finite = function(&r, count, parameters, 1)
+        if not finite:
+            raise FloatingPointError
+        return result
+    except (KeyError, TypeError, ValueError, BufferError):
+        return None
+    finally:
+        for k in range(opened):
+            PyBuffer_Release(&views[k])
+        PyMem_RawFree(views)
+        PyMem_RawFree(parameters)
 
 
 def compiler():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 _renewing = threading.Lock()
 
@@ -18,14 +16,12 @@ class ForkSafeLock:
     def __init__(self) -> None:
         self._lock, self._process = threading.Lock(), os.getpid()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> threading.Lock:
         if self._process != os.getpid():
             with _renewing:
                 if self._process != os.getpid():
                     self._lock, self._process = threading.Lock(), os.getpid()
-        with self._lock:
-            yield
+        return self._lock
 
 
 def _after_fork_in_child() -> None:

@@ -109,6 +109,27 @@ class Snapshot:
         self.packed = packed
 
 
+class _SoleWriter:
+    """`with` it, this thread alone replaces the weights of a layer. (A class: a generator takes twice as long.)"""
+
+    __slots__ = ("_layer", "_who", "_lock")
+
+    def __init__(self, layer: Parametrised, who: str):
+        self._layer, self._who = layer, who
+
+    def __enter__(self) -> None:
+        me = os.getpid(), threading.get_ident()
+        if self._layer._writer == me:
+            raise RuntimeError(f"{self._who}: this thread is inside an edit of this layer; finish that first")
+        self._lock = self._layer._writing.held()
+        self._lock.acquire()
+        self._layer._writer = me
+
+    def __exit__(self, *error: object) -> None:
+        self._layer._writer = None
+        self._lock.release()
+
+
 class Parametrised:
     """A layer with named weights. The subclass calls `_start` once, reads `self._snapshot` once per call, and
     may override `_packed` (another form of the weights for its kernels) and `_bind` (what cannot be pickled, named in
@@ -193,17 +214,8 @@ class Parametrised:
             if arrays:
                 self._replace(arrays)
 
-    @contextmanager
-    def _sole_writer(self, who: str) -> Iterator[None]:
-        me = os.getpid(), threading.get_ident()
-        if self._writer == me:
-            raise RuntimeError(f"{who}: this thread is inside an edit of this layer; finish that first")
-        with self._writing.held():
-            self._writer = me
-            try:
-                yield
-            finally:
-                self._writer = None
+    def _sole_writer(self, who: str) -> _SoleWriter:
+        return _SoleWriter(self, who)
 
     def _replace(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Check, copy and swap in; names that are absent keep their arrays."""
@@ -213,8 +225,12 @@ class Parametrised:
         self._swap(params)
 
     def _swap(self, params: dict[str, np.ndarray]) -> None:
+        self._snapshot = self._snapshot_of(params)
+
+    def _snapshot_of(self, params: dict[str, np.ndarray]) -> Snapshot:
+        """What the layer would compute from: arrays as `_frozen` makes them, of all names, in order."""
         fixed = Params(params)
-        self._snapshot = Snapshot(fixed, self._packed(fixed))
+        return Snapshot(fixed, self._packed(fixed))
 
     def _checked_grads(self, grads: Any, apart_from: tuple = ()) -> None:
         """`grads=` of backward: the names of `params`, each with a writable array of its own in its shape."""

@@ -1,7 +1,8 @@
-"""Adam, and gradient clipping by norm and by value.
+"""SGD, RMSprop, Adam and AdamW, and gradient clipping by norm and by value.
 
 An optimiser holds layers and takes the gradients that their `backward` returned; it never computes one. All
-arguments are checked before any weight, moment or gradient changes.
+arguments are checked before any weight, moment or gradient changes. The equations are in the classes' docstrings;
+csrc/optimizers.inc computes them in one pass over all weights of a layer.
 """
 
 from __future__ import annotations
@@ -9,40 +10,340 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from . import _checks
-from ._parameters import Parametrised, same_names
+from . import _checks, _config, _kernels
+from ._parameters import Parametrised, Params, same_names
 from ._types import Array
 
-__all__ = ["Adam", "clip_grad_norm", "clip_grad_value"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "clip_grad_value"]
 
 Grads: TypeAlias = "Mapping[str, Array] | Sequence[Mapping[str, Array]]"  # of one layer, or of several
 
+_UPDATE = {np.dtype(np.float32): _kernels.update["float"], np.dtype(np.float64): _kernels.update["double"]}
 
-class Adam:
+
+class Optimizer:
+    """What SGD, RMSprop, Adam and AdamW have in common; use those.
+
+    layers : a layer, or a list of different layers: anything with `params` and `edit`, as LSTM or Dense.
+    """
+
+    _kernel: str  # the rule in csrc/optimizers.inc
+
+    def __init__(self, layers: Parametrised | Sequence[Parametrised], options: dict[str, Any], moments: Sequence[str]):
+        """options: every number by name. moments: what is kept for each weight, in the order of elman_parameter."""
+        self._single = _is_layer(layers)
+        self._layers = _layers([layers] if self._single else layers)
+        self._options = {name: _option(name, name, value) for name, value in options.items()}
+        self._names = tuple(moments)
+        self._shapes = [{name: w.shape for name, w in layer.params.items()} for layer in self._layers]
+        self._steps = 0
+        self._moments = [_zeros(len(moments), i, layer) for i, layer in enumerate(self._layers)]
+        self._next = [a.copy() for a in self._moments]  # written by the next step, so that an error changes nothing
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step; may be set between steps, by a schedule (`elman.schedules`)."""
+        lr: float = self._options["lr"]
+        return lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._options["lr"] = _option("lr", "lr", value)
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(type(layer).__name__ for layer in self._layers)
+        shown = ", ".join(f"{name}={value}" for name, value in self._options.items())
+        return f"{type(self).__name__}([{kinds}], {shown})"
+
+    def step(self, grads: Grads) -> None:
+        """Changes the weights of all layers by one step, all at once.
+
+        As after `layer.edit()`, running calls finish on the old weights, and `backward` refuses tapes made before.
+
+        grads : what `backward` returned: for one layer a dict with the keys, shapes and dtypes of `layer.params`, for a
+            list of layers a list of dicts in the same order. Not changed.
+
+        TypeError, ValueError: other keys, shapes or dtypes; a gradient that is NaN or infinite, or, but for SGD, too
+        large for its square to be finite; a step after which a weight would not be finite. Nothing has changed then.
+        """
+        if self._single and isinstance(grads, Mapping):
+            grads = [grads]
+        if not isinstance(grads, (list, tuple)) or len(grads) != len(self._layers):
+            wanted = "a dict" if self._single else f"a list of {len(self._layers)} dicts, one per layer"
+            raise TypeError(f"grads: expected {wanted}, got {_checks._kind(grads)}")
+        with contextlib.ExitStack() as stack:  # an error leaves every layer as it was
+            # One order for all optimisers: two that share layers would else wait for each other for ever.
+            drafts = {id(layer): stack.enter_context(_writing(layer)) for layer in sorted(self._layers, key=id)}
+            rule = self._rule(self._steps + 1)
+            weights = [self._moved(i, rule, given) for i, given in enumerate(grads)]
+            replaced = []
+            for layer, new in zip(self._layers, weights, strict=True):
+                draft = drafts[id(layer)]
+                if draft is None:
+                    replaced.append((layer, layer._snapshot_of(new)))
+                else:
+                    draft.update(new)
+            for layer, snapshot in replaced:
+                layer._snapshot = snapshot
+            self._moments, self._next = self._next, self._moments
+            self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps depend on but weights and gradients, for `load_state_dict`: a dict of numbers and arrays.
+
+        The numbers are "step", "lr" and the other options ("betas" is an array of two). The arrays are copies of the
+        moments, in the shapes of the weights, named by layer, weight and PyTorch's word: "0.weight_ih_l0.exp_avg".
+
+        With the weights saved too, training goes on with the same bits as if it had not been interrupted.
+
+        >>> np.savez("adam.npz", **optimizer.state_dict())
+        """
+        state: dict[str, Any] = {"step": self._steps, **self._options}
+        if "betas" in state:
+            state["betas"] = np.array(state["betas"])
+        for name, flat in self._views(self._moments):
+            state[name] = flat.copy()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another optimiser of the same kind, with layers of the same names and shapes, was.
+
+        state : what its `state_dict` returned; numbers may be arrays without axes, as `numpy.load` makes them. The lr
+            and the other options are taken over too. The values are copied.
+
+        TypeError, ValueError: a name missing or unexpected, a wrong shape, dtype or number, a moment that is not
+        finite. Nothing has changed then.
+        """
+        views = dict(self._views(self._next))
+        expected = ["step", *self._options, *views]
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: expected a mapping from names to arrays and numbers, got {_checks._kind(state)}")
+        odd = [f"no {name}" for name in expected if name not in state]
+        odd += [f"unexpected {name!r}" for name in state if name not in expected]
+        if odd:
+            raise ValueError(f"state: expected exactly the names of state_dict(), got {', '.join(odd)}")
+        steps = _checks.integer("state: step", _plain(state["step"]), 0, 2**62)
+        options = {name: _option(f"state: {name}", name, _plain(state[name])) for name in self._options}
+        for name in ("momentum", "centered", "nesterov"):
+            if bool(options.get(name)) != bool(self._options.get(name)):
+                raise ValueError(f"state: {name}: expected as in {self!r}, got {options[name]}")
+        for name, view in views.items():
+            a = _checks.array(f"state: {name}", state[name], view.dtype, view.shape)
+            if not np.isfinite(a).all():
+                raise ValueError(f"state: {name}: expected finite values, got NaN or infinity")
+            view[...] = a
+        self._moments, self._next = self._next, self._moments
+        self._steps, self._options = steps, options
+
+    def _rule(self, t: int) -> tuple[float, ...]:
+        """The numbers of elman_rule for step t = 1, 2, ..., in its order."""
+        raise NotImplementedError
+
+    def _moved(self, i, rule, grads):
+        """The new weights of layer i; the new moments go to self._next."""
+        params = self._layers[i].params
+        weights = params._arrays if type(params) is Params else dict(params)
+        moments = self._moments[i], self._next[i]
+        update = _UPDATE[moments[0].dtype]
+        try:
+            if type(grads) is dict:  # the quick way, for dense arrays of the right names, dtypes and shapes
+                new = update(self._kernel, rule, weights, grads, *moments, _config.get_num_threads)
+                if new is not None:
+                    return new
+            grads, weights = self._checked(i, grads, "grads"), self._checked(i, weights, "params")
+            return update(self._kernel, rule, weights, grads, *moments, _config.get_num_threads)
+        except FloatingPointError:
+            raise ValueError(self._complaint(i, rule, weights, grads)) from None
+
+    def _checked(self, i, arrays, what):
+        """Gradients or weights of layer i as dense arrays, in the order of its weights."""
+        where = what if self._single else f"{what}[{i}]"
+        same_names(where, arrays, self._shapes[i])
+        dtype = self._moments[i].dtype
+        return {
+            name: _checks.array(f"{where}: {name}", arrays[name], dtype, shape, contiguous=True)
+            for name, shape in self._shapes[i].items()
+        }
+
+    def _complaint(self, i, rule, weights, grads):
+        """Why a step with these arrays is refused."""
+        where = "grads" if self._single else f"grads[{i}]"
+        grads = self._checked(i, grads, "grads")
+        squared = self._kernel != "sgd"
+        for name, g in grads.items():
+            with np.errstate(all="ignore"):
+                good = np.isfinite(g * g if squared else g)
+            if not good.all():
+                at = tuple(int(k) for k in np.argwhere(~good)[0])
+                limit = f" below {math.sqrt(np.finfo(g.dtype).max):.1e}" if squared else ""
+                place = ", ".join(map(str, at))
+                return f"{where}: {name}: expected finite values{limit}, got {g[at]:.3g} at ({place})"
+        start = 0
+        for name, g in grads.items():
+            part = slice(start, start + g.size)
+            moments = self._moments[i][:, part], self._next[i][:, part]
+            start += g.size
+            try:
+                update = _UPDATE[g.dtype]
+                update(self._kernel, rule, {name: weights[name]}, {name: g}, *moments, _config.get_num_threads)
+            except FloatingPointError:
+                break
+        return f"{where}: {name}: this step would make a weight or a moment infinite or NaN"
+
+    def _views(self, moments: list[Array]) -> Iterator[tuple[str, Array]]:
+        """The names of state_dict with the moments of each weight, in its shape."""
+        for i, shapes in enumerate(self._shapes):
+            start = 0
+            for name, shape in shapes.items():
+                end = start + math.prod(shape)
+                for moment, flat in zip(self._names, moments[i], strict=True):
+                    yield f"{i}.{name}.{moment}", flat[start:end].reshape(shape)
+                start = end
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with the words, defaults and equations of torch.optim.SGD (without dampening).
+
+        g = g + weight_decay * weight
+        m = momentum * m + g                                    # m starts at 0; without momentum m = g
+        weight -= lr * m                                        # nesterov: lr * (g + momentum * m)
+
+    layers : a layer, or a list of different layers: anything with `params` and `edit`, as LSTM or Dense.
+    lr : learning rate, 0 or above. The attribute `lr` may be set between steps.
+    momentum : how much of the last move is kept (Polyak 1964), 0 or above.
+    weight_decay : 0 or above, an L2 penalty of weight_decay / 2 * weight^2.
+    nesterov : look ahead along the momentum (Sutskever et al. 2013); needs momentum.
+
+    TypeError, ValueError: an argument of the wrong kind or range.
+
+    >>> optimizer = SGD([lstm, head], lr=0.1, momentum=0.9)
+    >>> optimizer.step([lstm_grads, head_grads])
+    """
+
+    _kernel = "sgd"
+
+    def __init__(
+        self,
+        layers: Parametrised | Sequence[Parametrised],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        *,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ):
+        options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(layers, options, ["momentum_buffer"] if momentum else [])
+        if nesterov and not momentum:
+            raise ValueError("nesterov: expected momentum above 0 with it, got momentum=0")
+
+    def _rule(self, t: int) -> tuple[float, ...]:
+        o = self._options
+        return o["lr"], o["weight_decay"], 1.0, o["momentum"], 0.0, 0.0, 0.0, o["nesterov"], False
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Hinton 2012, lecture 6e), with the words, defaults and equations of torch.optim.RMSprop.
+
+        g = g + weight_decay * weight
+        s = alpha * s + (1 - alpha) * g^2                       # s, a and m start at 0
+        a = alpha * a + (1 - alpha) * g                         # centered (Graves 2013): s - a^2 stands for s below
+        m = momentum * m + g / (sqrt(s) + eps)
+        weight -= lr * m
+
+    layers : a layer, or a list of different layers: anything with `params` and `edit`, as LSTM or Dense.
+    lr : learning rate, 0 or above. The attribute `lr` may be set between steps.
+    alpha : how slowly the mean square forgets, at least 0 and below 1.
+    eps : added to the denominator, 0 or above.
+    weight_decay : 0 or above, an L2 penalty of weight_decay / 2 * weight^2.
+    momentum : 0 or above.
+    centered : divide by the standard deviation of the gradient. Where rounding takes s - a^2 below 0 it counts as 0
+        (torch.optim.RMSprop makes the weight NaN there).
+
+    TypeError, ValueError: an argument of the wrong kind or range.
+    """
+
+    _kernel = "rmsprop"
+
+    def __init__(
+        self,
+        layers: Parametrised | Sequence[Parametrised],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ):
+        moments = ["square_avg"] + ["grad_avg"] * bool(centered) + ["momentum_buffer"] * bool(momentum)
+        options = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(layers, {**options, "momentum": momentum, "centered": centered}, moments)
+
+    def _rule(self, t: int) -> tuple[float, ...]:
+        o = self._options
+        return o["lr"], o["weight_decay"], 1.0, o["momentum"], 0.0, o["alpha"], o["eps"], False, o["centered"]
+
+
+class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1), with the words, defaults and equations of torch.optim.Adam.
 
+        g = g + weight_decay * weight
         m = beta1 * m + (1 - beta1) * g                         # m and v start at 0
         v = beta2 * v + (1 - beta2) * g^2
         weight -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)      # t = 1, 2, ...
 
+    The last line is computed with the root multiplied out, as at the end of section 2 of the paper.
+
         optimizer = elman.Adam([lstm, head], lr=2e-3)
         optimizer.step([lstm_grads, head_grads])
 
-    Args:
-        layers: a layer, or a list of different layers: anything with `params` and `edit`, as LSTM or Dense.
-        lr: learning rate, 0 or above. The attribute `lr` may be set between steps, for a schedule.
-        betas: how slowly the mean and the mean square forget, each at least 0 and below 1.
-        eps: added to the denominator, 0 or above.
+    layers : a layer, or a list of different layers: anything with `params` and `edit`, as LSTM or Dense.
+    lr : learning rate, 0 or above. The attribute `lr` may be set between steps, for a schedule.
+    betas : how slowly the mean and the mean square forget, each at least 0 and below 1.
+    eps : added to the denominator, 0 or above.
+    weight_decay : 0 or above, an L2 penalty of weight_decay / 2 * weight^2; see `AdamW` for the other kind.
 
     The moments have the dtypes of the weights. Weights may be edited or loaded between the steps.
 
-    Raises:
-        TypeError, ValueError: an argument of the wrong kind or range.
+    TypeError, ValueError: an argument of the wrong kind or range.
+    """
+
+    _kernel = "adam"
+
+    def __init__(
+        self,
+        layers: Parametrised | Sequence[Parametrised],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(layers, options, ["exp_avg", "exp_avg_sq"])
+
+    def _decays(self) -> tuple[float, float]:
+        """What weight_decay adds to the gradient, and what it leaves of the weight."""
+        return self._options["weight_decay"], 1.0
+
+    def _rule(self, t: int) -> tuple[float, ...]:
+        beta1, beta2 = self._options["betas"]
+        root = math.sqrt(1 - beta2**t)
+        lr = self._options["lr"] * root / (1 - beta1**t)
+        return lr, *self._decays(), 0.0, beta1, beta2, self._options["eps"] * root, False, False
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW: the weight itself shrinks.
+
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g^2
+        weight = (1 - lr * weight_decay) * weight - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+
+    weight_decay : 0 or above. The other arguments are those of `Adam`.
     """
 
     def __init__(
@@ -51,91 +352,12 @@ class Adam:
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-    ) -> None:
-        self._single = _is_layer(layers)
-        self._layers = _layers([layers] if self._single else layers)
-        self.lr = lr
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise TypeError(f"betas: expected two numbers, got {betas!r}")
-        self._betas = tuple(_number("betas", beta, 0, 1) for beta in betas)
-        self._eps = _number("eps", eps, 0)
-        self._steps = 0
-        self._moments = [
-            {name: (np.zeros_like(w), np.zeros_like(w)) for name, w in layer.params.items()} for layer in self._layers
-        ]
+        weight_decay: float = 1e-2,
+    ):
+        super().__init__(layers, lr, betas, eps, weight_decay)
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._lr = _number("lr", value, 0)
-
-    def __repr__(self) -> str:
-        kinds = ", ".join(type(layer).__name__ for layer in self._layers)
-        return f"Adam([{kinds}], lr={self._lr}, betas={self._betas}, eps={self._eps})"
-
-    def step(self, grads: Grads) -> None:
-        """Changes the weights of all layers by one step, through `layer.edit()`.
-
-        Args:
-            grads: what `backward` returned: for one layer a dict with the keys, shapes and dtypes of `layer.params`,
-                for a list of layers a list of dicts in the same order. Not changed.
-
-        Raises:
-            TypeError, ValueError: other keys, shapes or dtypes; a gradient that is NaN, infinite, or too large for
-                its square to be finite; a step after which a weight would not be finite. Nothing has changed then.
-        """
-        all_grads = self._checked(grads)
-        t = self._steps + 1
-        step_size = self._lr / (1 - self._betas[0] ** t)
-        root = math.sqrt(1 - self._betas[1] ** t)
-        moments = []
-        with contextlib.ExitStack() as edits, np.errstate(all="ignore"):  # an error leaves every layer as it was
-            # One order for all optimisers: two that share layers would else wait for each other for ever.
-            drafts = {id(layer): edits.enter_context(layer.edit()) for layer in sorted(self._layers, key=id)}
-            for i, layer in enumerate(self._layers):
-                weights = drafts[id(layer)]
-                moments.append({})
-                for name, g in all_grads[i].items():
-                    m, v = moments[i][name] = self._moved(self._moments[i][name], g)
-                    weights[name] -= step_size * m / (np.sqrt(v) / root + self._eps)
-                    if not np.isfinite(weights[name]).all():
-                        raise ValueError(f"{self._where(i)}{name}: this step would make a weight infinite or NaN")
-        self._moments = moments
-        self._steps = t
-
-    def _moved(self, moments, g):
-        """The two moments after the gradient g, as new arrays."""
-        (m, v), (beta1, beta2) = moments, self._betas
-        m = m * beta1
-        m += (1 - beta1) * g
-        square = g * g
-        square *= 1 - beta2
-        square += v * beta2
-        return m, square
-
-    def _checked(self, grads):
-        """The gradients as one dict of arrays per layer."""
-        if self._single and isinstance(grads, Mapping):
-            grads = [grads]
-        if not isinstance(grads, (list, tuple)) or len(grads) != len(self._layers):
-            wanted = "a dict" if self._single else f"a list of {len(self._layers)} dicts, one per layer"
-            raise TypeError(f"grads: expected {wanted}, got {_checks._kind(grads)}")
-        return [self._checked_dict(i, given) for i, given in enumerate(grads)]
-
-    def _checked_dict(self, i, given):
-        params = self._layers[i].params
-        same_names(self._where(i)[:-2], given, params)
-        grads = {k: _checks.array(self._where(i) + k, given[k], w.dtype, w.shape) for k, w in params.items()}
-        for name, g in grads.items():
-            _check_finite(self._where(i) + name, g)
-        return grads
-
-    def _where(self, i):
-        return "grads: " if self._single else f"grads[{i}]: "
+    def _decays(self) -> tuple[float, float]:
+        return 0.0, 1 - self._options["lr"] * self._options["weight_decay"]
 
 
 def clip_grad_norm(grads: Grads, max_norm: float) -> float:
@@ -150,7 +372,7 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
 
     Returns:
         The norm before clipping, a Python float accumulated in float64. If a gradient is NaN or infinite the norm is
-        too, and nothing is changed: skip that step, or let `Adam.step` refuse it.
+        too, and nothing is changed: skip that step, or let the optimiser's `step` refuse it.
 
     Raises:
         TypeError, ValueError: gradients that are not writable float arrays, an array given twice, a wrong max_norm.
@@ -203,15 +425,6 @@ def _sum_of_squares(g, unit=1.0):
     return float(np.einsum("i,i", flat, flat))  # not np.dot: its threads spin, and a busy machine stands still
 
 
-def _check_finite(name, g):
-    """Refuses a gradient that would leave the mean square infinite or NaN for ever."""
-    limit = math.sqrt(np.finfo(g.dtype).max)
-    if g.size and not (g.max() < limit and g.min() > -limit):  # false for NaN too
-        bad = np.argwhere(~(np.abs(g) < limit))[0]
-        where = ", ".join(str(i) for i in bad)
-        raise ValueError(f"{name}: expected finite values below {limit:.1e}, got {g[tuple(bad)]:.3g} at ({where})")
-
-
 def _arrays(grads):
     """All arrays of a dict or of a list of dicts, checked to be writable, of float dtypes, and each there once."""
     single = isinstance(grads, Mapping)
@@ -249,6 +462,36 @@ def _layers(value):
         if any(layer is other for other in value[:i]):
             raise ValueError(f"layers[{i}]: expected different layers, got one twice")
     return tuple(value)
+
+
+def _zeros(count, i, layer):
+    """(count, all weights of the layer, one behind the other)"""
+    dtypes = {w.dtype for w in layer.params.values()}
+    if len(dtypes) != 1 or not dtypes <= set(_UPDATE):
+        shown = ", ".join(sorted(map(str, dtypes))) or "no weights"
+        raise TypeError(f"layers[{i}]: expected weights of one dtype, float32 or float64, got {shown}")
+    return np.zeros((count, sum(w.size for w in layer.params.values())), *dtypes)
+
+
+def _writing(layer):
+    """The right to change the layer's weights: gives None, or what `edit` of another kind of layer hands out."""
+    return layer._sole_writer("step") if isinstance(layer, Parametrised) else layer.edit()
+
+
+def _option(label, name, value):
+    """One of the optimisers' numbers, checked."""
+    if name in ("centered", "nesterov"):
+        return _checks.boolean(label, value)
+    if name == "betas":
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(f"{label}: expected two numbers, got {value!r}")
+        return tuple(_number(label, beta, 0, 1) for beta in value)
+    return _number(label, value, 0, 1 if name == "alpha" else math.inf)
+
+
+def _plain(value):
+    """A number, or a list of them, from the array that a file may have made of it."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _number(name, value, low, high=math.inf, *, open_below=False, infinite=False):

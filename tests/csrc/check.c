@@ -827,6 +827,117 @@ static void check_elementwise(const elman_kernels *kernels, int is_double)
     finish(&g);
 }
 
+/* ---- optimisers ---- */
+
+enum { SGD, SGD_MOMENTUM, SGD_NESTEROV, RMSPROP, RMSPROP_CENTERED, RMSPROP_MOMENTUM, RMSPROP_BOTH, ADAM, RULES };
+static const int rule_moments[RULES] = {0, 1, 1, 1, 2, 2, 3, 2};
+
+static elman_rule new_rule(int kind)
+{
+    elman_rule rule = {.lr = 0.07, .weight_decay = 0.3, .shrink = 1, .mean_decay = 0.9, .square_decay = 0.7};
+    rule.eps = 1e-3;
+    rule.nesterov = kind == SGD_NESTEROV;
+    rule.centered = kind == RMSPROP_CENTERED || kind == RMSPROP_BOTH;
+    if (kind == ADAM) rule.shrink = 0.9;
+    if (rule_moments[kind] > (kind >= RMSPROP) + rule.centered && kind != ADAM) rule.momentum = 0.6;
+    return rule;
+}
+
+/* The new weight and moments of one element. */
+static double updated(int kind, const elman_rule *r, double w, double g, double *m)
+{
+    g += r->weight_decay * w;
+    if (kind < RMSPROP) {
+        if (r->momentum != 0) m[0] = r->momentum * m[0] + g;
+        return w - r->lr * (kind == SGD ? g : kind == SGD_NESTEROV ? g + r->momentum * m[0] : m[0]);
+    }
+    if (kind < ADAM) {
+        double square = m[0] = r->square_decay * m[0] + (1 - r->square_decay) * g * g, move;
+        if (r->centered) {
+            m[1] = r->square_decay * m[1] + (1 - r->square_decay) * g;
+            square -= m[1] * m[1];
+        }
+        move = g / (sqrt(square) + r->eps);
+        if (r->momentum != 0) move = m[rule_moments[kind] - 1] = r->momentum * m[rule_moments[kind] - 1] + move;
+        return w - r->lr * move;
+    }
+    m[0] = r->mean_decay * m[0] + (1 - r->mean_decay) * g;
+    m[1] = r->square_decay * m[1] + (1 - r->square_decay) * g * g;
+    return r->shrink * w - r->lr * m[0] / (sqrt(m[1]) + r->eps);
+}
+
+/* All rules over arrays of several sizes at once, the last of them longer than a task; what is not finite in one element
+ * stays there and is reported; several threads change no bit. */
+static void check_rule(group *g, const elman_kernels *kernels, const run *r, int kind, int threads)
+{
+    enum { ARRAYS = 5 };
+    const ptrdiff_t sizes[ARRAYS] = {0, 1, 37, 64, threads > 1 ? 1000003 : quick ? 100 : 40003};
+    const elman_rule rule = new_rule(kind);
+    int (*const step)(const elman_rule *, ptrdiff_t, const elman_parameter *, int) =
+        kind < RMSPROP ? kernels->sgd : kind < ADAM ? kernels->rmsprop : kernels->adam;
+    const size_t mark = array_count;
+    elman_parameter parameters[ARRAYS], again[ARRAYS];
+    void *gradients[ARRAYS];
+    for (int a = 0; a < ARRAYS; a++) {
+        elman_parameter *p = &parameters[a];
+        *p = (elman_parameter){.n = sizes[a], .w = converted(r, random_array(sizes[a], 1), sizes[a])};
+        p->g = gradients[a] = new_array(sizes[a], r->size);
+        for (ptrdiff_t i = 0; i < sizes[a]; i++) put(r, gradients[a], i, random_number(2));
+        p->w_next = new_array(sizes[a], r->size);
+        for (int s = 0; s < rule_moments[kind]; s++) {
+            double *old = random_array(sizes[a], 0.1);
+            for (ptrdiff_t i = 0; i < sizes[a] && s == 0 && kind >= RMSPROP && kind < ADAM; i++) old[i] = fabs(old[i]) + 1;
+            for (ptrdiff_t i = 0; i < sizes[a] && s == 1 && kind == ADAM; i++) old[i] = fabs(old[i]);
+            p->old[s] = converted(r, old, sizes[a]);
+            p->next[s] = new_array(sizes[a], r->size);
+        }
+        again[a] = *p;
+        again[a].w_next = new_array(sizes[a], r->size);
+        for (int s = 0; s < rule_moments[kind]; s++) again[a].next[s] = new_array(sizes[a], r->size);
+    }
+    expect(g, step(&rule, ARRAYS, parameters, threads) == 1, "rule %d: finite numbers are refused", kind);
+    const double tolerance = r->is_double ? 1e-14 : 4e-6;
+    for (int a = 0; a < ARRAYS; a++) {
+        const elman_parameter *p = &parameters[a];
+        for (ptrdiff_t i = 0; i < p->n; i++) {
+            double m[3] = {0};
+            for (int s = 0; s < rule_moments[kind]; s++) m[s] = get(r, p->old[s], i);
+            const double wanted = updated(kind, &rule, get(r, p->w, i), get(r, p->g, i), m);
+            double error = fabs(get(r, p->w_next, i) - wanted);
+            for (int s = 0; s < rule_moments[kind]; s++) error = fmax(error, fabs(get(r, p->next[s], i) - m[s]));
+            if (error > g->worst_value) g->worst_value = error;
+            expect(g, error <= tolerance, "rule %d: element %td of %td is wrong by %g", kind, i, p->n, error);
+        }
+    }
+    for (int a = 1; a < ARRAYS; a++) { /* alone on one thread, with a NaN or infinity somewhere */
+        const ptrdiff_t bad = random_below(sizes[a]);
+        const double good = get(r, gradients[a], bad);
+        expect(g, step(&rule, 1, &again[a], 1) == 1 && same(r, again[a].w_next, parameters[a].w_next, sizes[a]),
+               "rule %d: other bits alone", kind);
+        for (int s = 0; s < rule_moments[kind]; s++) {
+            expect(g, same(r, again[a].next[s], parameters[a].next[s], sizes[a]), "rule %d: other moments alone", kind);
+        }
+        put(r, gradients[a], bad, random_below(2) ? NAN : INFINITY);
+        expect(g, step(&rule, ARRAYS, again, threads) == 0, "rule %d: element %td of %td is not finite", kind, bad,
+               sizes[a]);
+        for (ptrdiff_t i = 0; i < sizes[a]; i++) {
+            const int is_same = same(r, at(r, again[a].w_next, i), at(r, parameters[a].w_next, i), 1);
+            expect(g, is_same == (i != bad), "rule %d: NaN at %td is seen at %td", kind, bad, i);
+        }
+        put(r, gradients[a], bad, good);
+    }
+    expect(g, release_arrays(mark) == 0, "rule %d: memory outside an array is written", kind);
+}
+
+static void check_optimizers(const elman_kernels *kernels, int is_double)
+{
+    group g = new_group("%s f%d optimisers", kernels->isa, is_double ? 64 : 32);
+    const run r = {.is_double = is_double, .size = is_double ? sizeof(double) : sizeof(float)};
+    for (int kind = 0; kind < RULES; kind++) check_rule(&g, kernels, &r, kind, 1);
+    if (!quick) check_rule(&g, kernels, &r, ADAM, 3);
+    finish(&g);
+}
+
 /* ---- the limits of the machine ---- */
 
 static void check_limits(const elman_kernels *kernels, int is_double)
@@ -1119,6 +1230,7 @@ int main(int argc, char **argv)
             check_stack(kernels, i % 2);
             check_nonfinite(kernels, i % 2);
             check_elementwise(kernels, i % 2);
+            check_optimizers(kernels, i % 2);
             check_limits(kernels, i % 2);
             check_mode(kernels, i % 2);
         }

@@ -1,0 +1,63 @@
+"""Activation: relu, tanh or sigmoid of every entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks as check
+from . import functional
+from ._blocks import Tape, floats, kept, no_weights
+
+__all__ = ["Activation"]
+
+
+class Activation:
+    """A nonlinearity of every entry: "relu" is max(x, 0), "tanh", "sigmoid" is 1 / (1 + exp(-x)).
+
+    The loss functions take logits: no activation goes before `softmax_cross_entropy` and `binary_cross_entropy`.
+
+    >>> model = Sequential([Dense(8, 32), Activation("relu"), Dense(32, 1)])
+    """
+
+    def __init__(self, kind: str):
+        self._kind = check.choice("kind", kind, ("relu", "tanh", "sigmoid"))
+
+    @property
+    def kind(self) -> str:
+        """ "relu", "tanh" or "sigmoid"."""
+        return self._kind
+
+    def __repr__(self) -> str:
+        return f"Activation({self.kind!r})"
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        """x, float32 or float64 of any shape -> y like x, a new array. NaN stays NaN."""
+        x = floats("x", x)
+        if self.kind == "relu":
+            return np.maximum(x, 0)
+        y: np.ndarray = getattr(functional, self.kind)(x)
+        return y
+
+    def forward(self, x: ArrayLike) -> tuple[np.ndarray, Tape]:
+        """The same y, and a tape for `backward` that holds its own copy of it."""
+        y = self(x)
+        return y, Tape(self, y.copy())
+
+    def backward(
+        self, tape: Tape, dy: ArrayLike, grads: MutableMapping[str, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """dx = dy * [y > 0], dy * (1 - y^2) or dy * y * (1 - y). Returns (dx, {}).
+
+        TypeError, ValueError: dy of another shape or dtype than x, a tape of another layer.
+        """
+        y = kept(tape, self)
+        dy = check.array("dy", dy, y.dtype, y.shape)
+        with np.errstate(all="ignore"):
+            if self.kind == "relu":
+                dx = np.where(y <= 0, y.dtype.type(0), dy)  # a NaN in y lets dy through, as in PyTorch
+            else:
+                dx = dy * (1 - y * y if self.kind == "tanh" else y * (1 - y))
+        return dx, no_weights(grads)

@@ -1,0 +1,117 @@
+"""What `fit` calls between epochs: early stopping, the checkpoint of the best, and anything of the user's own."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from . import _checks as check
+from .optimizers import _number
+
+__all__ = ["Callback", "Checkpoint", "EarlyStopping"]
+
+
+class Callback:
+    """What `fit` calls between epochs; override what is needed."""
+
+    def on_train_begin(self, model: Any, initial_epoch: int, names: tuple[str, ...]) -> None:
+        """Before the first epoch of a call of `fit`. names : what `logs` will hold."""
+
+    def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> bool | None:
+        """After each epoch, validation included; epoch counts from 0. Return True to stop the training."""
+
+    def on_train_end(self, model: Any) -> None:
+        """After the last epoch. Not called after an error."""
+
+
+class _Watching(Callback):
+    """Knows the best value of what is monitored, and its epoch."""
+
+    def __init__(self, monitor: str | None, mode: str, min_delta: float):
+        self.monitor = monitor
+        self.mode = check.choice("mode", mode, ("min", "max"))
+        self.min_delta = _number("min_delta", min_delta, 0)
+        self.best, self.best_epoch = math.nan, -1
+
+    def on_train_begin(self, model: Any, initial_epoch: int, names: tuple[str, ...]) -> None:
+        self._name = self.monitor or ("val_loss" if "val_loss" in names else "loss")
+        if self._name not in names:
+            raise ValueError(f"monitor: expected one of {', '.join(names)}, got {self._name!r}")
+        if initial_epoch == 0 or self.best_epoch < 0:
+            self.best, self.best_epoch = math.nan, initial_epoch - 1
+
+    def _improved(self, epoch: int, logs: Mapping[str, float]) -> bool:
+        value = logs[self._name]
+        gain = self.best - value if self.mode == "min" else value - self.best
+        better = gain > self.min_delta or (math.isnan(self.best) and not math.isnan(value))
+        if better:
+            self.best, self.best_epoch = value, epoch
+        return better
+
+
+class EarlyStopping(_Watching):
+    """Stops when the monitored value has not improved for `patience` epochs; keeps the best weights in memory.
+
+    patience : epochs without improvement after which the training ends, at least 1.
+    monitor : a name in `logs`; None: "val_loss", or "loss" without validation data.
+    mode : "min" or "max", what is better.
+    min_delta : by how much a value must be better to count, 0 or above.
+    restore_best : give the model the weights of its best epoch when `fit` ends, stopped early or not.
+
+    Attributes: `best` and `best_epoch`. A `fit` with initial_epoch=0 starts afresh; a resumed one goes on.
+
+    >>> model.fit(x, y, loss="huber", epochs=500, validation_data=(x_val, y_val), callbacks=[EarlyStopping(10)])
+    """
+
+    def __init__(
+        self,
+        patience: int,
+        *,
+        monitor: str | None = None,
+        mode: str = "min",
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+    ):
+        super().__init__(monitor, mode, min_delta)
+        self.patience = check.integer("patience", patience, 1)
+        self.restore_best = check.boolean("restore_best", restore_best)
+        self._weights: Any = None
+
+    def on_train_begin(self, model: Any, initial_epoch: int, names: tuple[str, ...]) -> None:
+        super().on_train_begin(model, initial_epoch, names)
+        if math.isnan(self.best):
+            self._weights = None
+
+    def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> bool:
+        if self._improved(epoch, logs) and self.restore_best:
+            self._weights = model.params  # immutable, so no copy is needed
+        return epoch - self.best_epoch >= self.patience
+
+    def on_train_end(self, model: Any) -> None:
+        if self._weights is not None:
+            model.load_params(self._weights)
+
+
+class Checkpoint(_Watching):
+    """Saves the model with `elman.save` after each epoch that is the best until then.
+
+    path : of the file, replaced as a whole.
+    monitor, mode, min_delta : as in `EarlyStopping`.
+
+    >>> model.fit(x, y, loss="huber", epochs=50, callbacks=[Checkpoint("best.safetensors", monitor="loss")])
+    >>> best = elman.load("best.safetensors")
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, monitor: str | None = None, mode: str = "min", min_delta: float = 0.0
+    ):
+        super().__init__(monitor, mode, min_delta)
+        self.path = os.fspath(path)
+
+    def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
+        if self._improved(epoch, logs):
+            from .saving import save  # which knows the models, as they know this module
+
+            save(self.path, model)

@@ -1,0 +1,83 @@
+"""Pooling: one vector for a whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks as check
+from ._blocks import Tape, floats, kept, no_weights, past_the_ends, with_batch
+
+__all__ = ["Pooling"]
+
+
+class Pooling:
+    """The last true step, the mean or the maximum over the true steps of each sequence: many-to-one.
+
+    mode : "last", "mean" or "max". Behind a bidirectional layer "last" sees the reverse direction after one step only:
+        take "mean" or "max" there.
+
+    A sequence of length 0 gives zeros. Where several steps share a maximum, the first gets the gradient.
+
+    >>> model = Sequential([LSTM(12, 64), Pooling("last"), Dense(64, 9)])
+    """
+
+    def __init__(self, mode: str):
+        self._mode = check.choice("mode", mode, ("last", "mean", "max"))
+
+    @property
+    def mode(self) -> str:
+        """ "last", "mean" or "max"."""
+        return self._mode
+
+    def __repr__(self) -> str:
+        return f"Pooling({self.mode!r})"
+
+    def __call__(self, x: ArrayLike, *, lengths: ArrayLike | None = None) -> np.ndarray:
+        """x (T, B, H) -> y (B, H), or (T, H) -> (H,), a new array of x's dtype.
+
+        lengths : (B,) integers 0 to T, without a batch one integer; x past the end is never read.
+
+        TypeError: not float32 or float64. ValueError: a wrong shape or length.
+        """
+        return self.forward(x, lengths=lengths)[0]
+
+    def forward(self, x: ArrayLike, *, lengths: ArrayLike | None = None) -> tuple[np.ndarray, Tape]:
+        """The same y, and a tape for `backward`."""
+        x, ends, batched = with_batch(floats("x", x), lengths)
+        T, B, H = x.shape
+        n = np.full(B, T, np.intp) if ends is None else ends
+        at = None  # (B, H): the step that each output comes from
+        with np.errstate(all="ignore"):
+            if self.mode == "mean" or T == 0:
+                inside = ~past_the_ends(n, T)[:, :, None]
+                y = (x.sum(axis=0, dtype=np.float64, where=inside) / np.maximum(n, 1)[:, None]).astype(x.dtype)
+            else:
+                if self.mode == "last":
+                    at = np.repeat(np.maximum(n - 1, 0)[:, None], H, axis=1)
+                else:
+                    at = np.where(past_the_ends(n, T)[:, :, None], -np.inf, x).argmax(axis=0)
+                y = np.take_along_axis(x, at[None], axis=0)[0]
+                y[n == 0] = 0
+        return y if batched else y[0], Tape(self, (x.shape, x.dtype, n, at, batched))
+
+    def backward(
+        self, tape: Tape, dy: ArrayLike, grads: MutableMapping[str, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """dx (T, B, H): dy at the step it came from, or dy / length at every true step. Returns (dx, {}).
+
+        TypeError, ValueError: dy of another shape than y or another dtype, a tape of another layer.
+        """
+        shape, dtype, n, at, batched = kept(tape, self)
+        dy = check.array("dy", dy, dtype, shape[1:] if batched else shape[2:]).reshape(shape[1:])
+        dx = np.zeros(shape, dtype)
+        dy = np.where(n[:, None] == 0, dtype.type(0), dy)
+        with np.errstate(all="ignore"):
+            if at is None:
+                dx[:] = dy / np.maximum(n, 1).astype(dtype)[:, None]
+                dx[past_the_ends(n, len(dx))] = 0
+            else:
+                np.put_along_axis(dx, at[None], dy[None], axis=0)
+        return dx if batched else dx[:, 0], no_weights(grads)

@@ -1,0 +1,247 @@
+"""Keeping what was learned: layers in safetensors files, never pickles.
+
+A file holds the weights under the names of `params`, so every program that reads safetensors reads them, and in its
+metadata, under "elman", a description of the layer as JSON:
+
+    {"version": 1, "model": {"class": "LSTM", "arguments": {"input_size": 64, "hidden_size": 128, ...}}}
+
+A class is one of a fixed table, an argument one of its constructor's: null, true, false, a number, a string, an array
+of such, or another description. Nothing else can be said, so a file can build a layer and do nothing more.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._safetensors import Reader, shown, write
+from .activation import Activation
+from .dense import Dense
+from .dropout import Dropout
+from .embedding import Embedding
+from .layers import GRU, LSTM, RNN
+from .pooling import Pooling
+from .sequential import Sequential
+from .tdnn import TDNN
+
+__all__ = ["load", "read_params", "save", "save_params"]
+
+VERSION = 1
+DEEPEST = 32  # descriptions and arrays within each other
+
+
+class Kind(NamedTuple):
+    """What a line of `KINDS` says of a class; its constructor's arguments must be attributes of the same names."""
+
+    cls: type[Any]
+    least: tuple[tuple[int | str, ...], ...] = ()  # products of numbers and arguments: it has no fewer weights
+    later: tuple[str, ...] = ()  # arguments that files may lack, since they came later: their default is meant
+
+
+def _recurrent(gates: int) -> tuple[tuple[int | str, ...], ...]:
+    return (gates, "hidden_size", "input_size"), (gates, "num_layers", "hidden_size", "hidden_size")
+
+
+KINDS = {
+    kind.cls.__name__: kind
+    for kind in (
+        Kind(RNN, _recurrent(gates=1)),
+        Kind(LSTM, _recurrent(gates=4)),
+        Kind(GRU, _recurrent(gates=3)),
+        Kind(Dense, (("in_features", "out_features"),)),
+        Kind(Embedding, (("num_embeddings", "embedding_dim"),)),
+        Kind(TDNN, (("in_features", "out_features", "kernel_size"),)),
+        Kind(Activation),
+        Kind(Dropout),
+        Kind(Pooling),
+        Kind(Sequential),
+    )
+}
+
+NOT_KEPT = ("seed", "forget_bias")  # arguments that say how weights begin, which the weights make void
+
+
+def save(path: str | os.PathLike[str], layer: Any) -> None:
+    """Keep a layer, or a model made of layers: what it is and its weights, in one safetensors file.
+
+    path : where to; a file that is there is replaced at the end, whole or not at all.
+    layer : an RNN, LSTM, GRU, Dense, Embedding, TDNN, or a Sequential.
+
+    Not kept: the state of the generator that draws dropout's masks, and optimisers. The same layer gives the same
+    bytes. The weights are named as in `params`, so PyTorch can load a layer's file too:
+    `torch_lstm.load_state_dict(safetensors.torch.load_file(path))`.
+
+    TypeError: something else than a layer that elman knows, or a subclass of one. ValueError: a layer that occurs
+    twice in a model. OSError: the file cannot be written. After an error the path is as it was.
+
+    >>> elman.save("lstm.safetensors", lstm)
+    """
+    description = {"version": VERSION, "model": _described("layer", layer, set())}
+    write(path, dict(layer.params), {"elman": json.dumps(description, separators=(",", ":"), allow_nan=False)})
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """The layer or model that `save` kept.
+
+    It computes the same bits as the one that was saved; dropout's masks come from a new random generator.
+
+    A file may come from anywhere: it is checked in full, nothing of it is executed, and nothing is allocated that is
+    large beside the file itself. ValueError, with the file's name and what is wrong: it is damaged, cut short, of a
+    newer format or no elman file at all. OSError: it cannot be read.
+
+    >>> lstm = elman.load("lstm.safetensors")
+    """
+    with Reader(path) as file:
+        if "elman" not in file.metadata:
+            file.refuse("expected a file of elman.save, got one without a description of its layer: use read_params")
+        description = file.parsed("description", file.metadata["elman"])
+        if not isinstance(description, dict) or description.keys() != {"version", "model"}:
+            file.refuse(f"description: expected version and model, got {shown(description)}")
+        version = description["version"]
+        if type(version) is not int or version != VERSION:
+            file.refuse(f"expected format version {VERSION}, got {shown(version)}: of a newer elman, or damaged")
+        for name, entry in file.entries.items():
+            if entry.dtype.kind != "f" or entry.dtype.itemsize < 4:
+                file.refuse(f"{shown(name)}: expected F32 or F64, got {entry.dtype.name}")
+        layer = _Builder(file).layer("model", description["model"], 0)
+        _check_entries(file, layer.params)
+        try:
+            layer.load_params({name: file.read(name) for name in file.entries})
+        except (TypeError, ValueError) as error:  # a weight that is not finite
+            file.refuse(str(error))
+    return layer
+
+
+def save_params(path: str | os.PathLike[str], params: Mapping[str, ArrayLike]) -> None:
+    """Keep named arrays alone, in a safetensors file.
+
+    path : where to; a file that is there is replaced at the end, whole or not at all.
+    params : arrays of floats (16, 32, 64 bits) or integers, of any shape, or what `numpy.asarray` reads, by name.
+
+    TypeError, ValueError: a name that is no string, another dtype. OSError: the file cannot be written. After an
+    error the path is as it was.
+
+    >>> elman.save_params("weights.safetensors", lstm.params)
+    """
+    write(path, params)
+
+
+def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The named arrays of any safetensors file, as `safetensors.numpy.load_file`: one of `save_params`, of `save`, or
+    one exported from PyTorch. Values are not checked; a layer's `load_params` does.
+
+    ValueError, with the file's name and what is wrong: it is damaged, cut short, no safetensors file, or holds a dtype
+    that NumPy lacks (BF16). OSError: it cannot be read.
+
+    >>> lstm.load_params(elman.read_params("weights.safetensors"))
+    """
+    with Reader(path) as file:
+        return {name: file.read(name) for name in file.entries}
+
+
+def _described(where: str, layer: Any, seen: set[int]) -> dict[str, Any]:
+    """A layer as JSON can hold it."""
+    kind = KINDS.get(type(layer).__name__)
+    if kind is None or type(layer) is not kind.cls:
+        raise TypeError(f"{where}: expected one of {', '.join(KINDS)}, got {type(layer).__name__}")
+    if id(layer) in seen:
+        raise ValueError(f"{where}: expected each layer once, got one that is elsewhere in the model too: {layer!r}")
+    seen.add(id(layer))
+    arguments = {name: _argument(f"{where}: {name}", getattr(layer, name), seen) for name in _arguments(kind)}
+    return {"class": type(layer).__name__, "arguments": arguments}
+
+
+def _argument(where: str, value: Any, seen: set[int]) -> Any:
+    """A constructor's argument, likewise."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.dtype):
+        return value.name
+    if isinstance(value, (tuple, list)):
+        return [_argument(f"{where}[{i}]", item, seen) for i, item in enumerate(value)]
+    return _described(where, value, seen)
+
+
+def _arguments(kind: Kind) -> dict[str, inspect.Parameter]:
+    """The arguments that are kept of a class."""
+    parameters = inspect.signature(kind.cls).parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in NOT_KEPT}
+
+
+class _Builder:
+    """Makes what a description says, as long as the file has the weights for it."""
+
+    def __init__(self, file: Reader):
+        self._refuse = file.refuse
+        self._weights = sum(math.prod(entry.shape) for entry in file.entries.values())  # for the layers to come
+        self._arrays = len(file.entries)
+
+    def layer(self, where: str, value: Any, depth: int) -> Any:
+        """From a description, a layer with weights of no matter."""
+        if not isinstance(value, dict) or value.keys() != {"class", "arguments"}:
+            self._refuse(f"{where}: expected class and arguments, got {shown(value)}")
+        name, given = value["class"], value["arguments"]
+        if not isinstance(name, str) or name not in KINDS:
+            self._refuse(f"{where}: class: expected one of {', '.join(KINDS)}, got {shown(name)}")
+        kind = KINDS[name]
+        self._check_arguments(name, kind, given)
+        self._check_size(name, kind, given)
+        call = inspect.signature(kind.cls).bind_partial()
+        for argument in _arguments(kind):
+            if argument in given:
+                call.arguments[argument] = self._argument(f"{name}: {argument}", given[argument], depth + 1)
+        try:
+            return kind.cls(*call.args, **call.kwargs)
+        except (TypeError, ValueError) as error:
+            self._refuse(f"{name}: {str(error)[:500]}")
+
+    def _argument(self, where: str, value: Any, depth: int) -> Any:
+        """Arrays become tuples, descriptions layers."""
+        if depth > DEEPEST:
+            self._refuse(f"{where}: nested too deeply")
+        if isinstance(value, list):
+            return tuple(self._argument(f"{where}[{i}]", item, depth + 1) for i, item in enumerate(value))
+        return self.layer(where, value, depth) if isinstance(value, dict) else value
+
+    def _check_arguments(self, name: str, kind: Kind, given: Any) -> None:
+        if not isinstance(given, dict):
+            self._refuse(f"{name}: expected arguments by name, got {shown(given)}")
+        wanted = _arguments(kind)
+        faults = [f"no {argument}" for argument in wanted if argument not in given and argument not in kind.later]
+        faults += [f"unexpected {shown(argument)}" for argument in given if argument not in wanted]
+        if faults:
+            self._refuse(f"{name}: expected the arguments {', '.join(wanted)}, got {', '.join(faults[:8])}")
+        if "dtype" in given and given["dtype"] not in ("float32", "float64"):
+            self._refuse(f"{name}: dtype: expected float32 or float64, got {shown(given['dtype'])}")
+
+    def _check_size(self, name: str, kind: Kind, given: dict[str, Any]) -> None:
+        """Refuse, before it is made, a layer that would be large beside the file."""
+        sizes = {n: given[n] for product in kind.least for n in product if isinstance(n, str)}
+        for size, value in sizes.items():
+            if type(value) is not int or value < 1:
+                self._refuse(f"{name}: {size}: expected a whole number of at least 1, got {shown(value)}")
+        products = [math.prod(n if isinstance(n, int) else sizes[n] for n in product) for product in kind.least]
+        self._weights -= max(products, default=0)
+        self._arrays -= sizes.get("num_layers", 0)
+        if self._weights < 0 or self._arrays < 0:
+            shape = ", ".join(f"{size}={value}" for size, value in sizes.items())
+            self._refuse(f"{name}: {shape}: needs more weights than the file holds")
+
+
+def _check_entries(file: Reader, params: Mapping[str, np.ndarray]) -> None:
+    """The file has exactly the layer's arrays."""
+    faults = [f"no {name}" for name in params if name not in file.entries]
+    faults += [f"unexpected {shown(name)}" for name in file.entries if name not in params]
+    if faults:
+        file.refuse(f"expected exactly the weights of the layer it describes, got {', '.join(faults[:8])}")
+    for name, a in params.items():
+        entry = file.entries[name]
+        if entry.shape != a.shape or entry.dtype != a.dtype.newbyteorder("<"):
+            file.refuse(f"{name}: expected {a.dtype} {a.shape}, got {entry.dtype.name} {entry.shape}")

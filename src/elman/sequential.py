@@ -1,0 +1,347 @@
+"""Sequential: layers one after another, as one model with one `forward` and one `backward`.
+
+No arithmetic here but zeros past the ends of sequences. What a layer takes (`state`, `lengths`, `rng`) is read from
+the signature of its `forward`; a layer that takes a state returns one, and only its y goes on to the next layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _checks as check
+from . import training
+from ._blocks import shape_of
+from ._parameters import Parametrised, Params
+from .pooling import Pooling
+
+__all__ = ["Sequential"]
+
+
+class Tape:
+    """What `Sequential.forward` keeps for `backward`, and the final state. Never written to.
+
+    state : a tuple with the final state of each recurrent layer; give it to the next call to go on.
+    """
+
+    __slots__ = ("_model", "_tapes", "_past", "state")
+
+    def __init__(self, model: Sequential, tapes: list[Any], past: np.ndarray | None, state: tuple[Any, ...]):
+        self._model, self._tapes, self._past, self.state = model, tapes, past, state
+
+    def __repr__(self) -> str:
+        return f"<tape of {self._model!r}>"
+
+
+class Sequential(Parametrised):
+    """A model from a list of layers, each one fed with what the layer before gives out.
+
+    layers : different layers, all of one dtype and time first: LSTM, GRU, RNN, Dense, Embedding, TDNN, Dropout,
+        Activation, Pooling; or any object without weights that has `__call__`, `forward` and `backward` like these.
+
+    `params`, `load_params`, `edit`, `backward` and the optimisers use the names "0.weight_ih_l0": the layer's place in
+    the list, then its own name. A model can be pickled, deep-copied and converted by `astype`. `fit`, `evaluate` and
+    `predict` train and use it on data that comes batch first; calls, `forward` and `step` are time first like the
+    layers. `edit` and `load_params` check all weights before any layer changes, and then change layer by layer: a call
+    that runs in another thread at that moment may see some layers before and others after.
+
+    TypeError: not a list of layers, or different dtypes. ValueError: a layer twice, a layer with batch_first=True, a
+    layer over time behind Pooling.
+
+    >>> model = Sequential([LSTM(12, 64), Pooling("last"), Dense(64, 9)])
+    >>> model.fit(x, y, loss="softmax_cross_entropy", epochs=20)
+    >>> logits = model.predict(x)
+    """
+
+    layers: tuple[Any, ...]
+
+    def __init__(self, layers: Sequence[Any]):
+        import inspect  # takes longer than all of elman
+
+        if not isinstance(layers, (list, tuple)) or not layers:
+            raise TypeError(f"layers: expected a list of layers, got {check._kind(layers)}")
+        takes, pooled = [], False
+        for i, layer in enumerate(layers):
+            if not (callable(layer) and hasattr(layer, "forward") and hasattr(layer, "backward")):
+                raise TypeError(f"layers[{i}]: expected a layer, got {check._kind(layer)}")
+            if isinstance(layer, Sequential):
+                raise TypeError(f"layers[{i}]: expected a layer, got a Sequential: write its layers, *model.layers")
+            if hasattr(layer, "params") and not isinstance(layer, Parametrised):
+                raise TypeError(f"layers[{i}]: expected a layer of elman, or one without params, got {layer!r}")
+            if any(layer is other for other in layers[:i]):
+                raise ValueError(f"layers[{i}]: expected different layers, got one twice")
+            if getattr(layer, "batch_first", False):
+                raise ValueError(f"layers[{i}]: expected batch_first=False, since a model is time first, got {layer!r}")
+            takes.append(frozenset(inspect.signature(layer.forward).parameters) & {"state", "lengths", "rng"})
+            if pooled and "lengths" in takes[i]:
+                raise ValueError(f"layers[{i}]: expected no layer over time behind Pooling, got {layer!r}")
+            pooled = pooled or isinstance(layer, Pooling)
+        dtypes = [layer.dtype for layer in layers if isinstance(layer, Parametrised)]
+        if len(set(dtypes)) > 1:
+            raise TypeError(f"layers: expected one dtype, got {', '.join(map(str, dtypes))}")
+        self.layers = tuple(layers)
+        self.dtype = dtypes[0] if dtypes else check.FLOATS[0]
+        self._takes = takes
+        self._fixed = frozenset(("layers", "dtype"))
+
+    def __repr__(self) -> str:
+        return f"Sequential([{', '.join(map(repr, self.layers))}])"
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.layers[i]
+
+    # ------------------------------------------------------------------------------------------------ computing
+
+    @overload
+    def __call__(self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None) -> np.ndarray: ...
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, return_state: bool
+    ) -> Any: ...
+    def __call__(
+        self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, return_state: bool = False
+    ) -> Any:
+        """Inference: nothing is kept for a gradient, and dropout never applies.
+
+        x : what the first layer takes, time first: (T, B, I), or (T, B) integers for Embedding, or without a batch.
+        state : None for zeros, or a tuple with the initial state of each recurrent layer, in their order.
+        lengths : (B,) integers 0 to T, without a batch one integer. x past a sequence's end has no effect, y is 0
+            there.
+        return_state : True to get the final state too.
+
+        Returns y, (T, B, O), or (B, O) behind Pooling; with return_state (y, state).
+
+        ValueError, TypeError: a wrong argument; what a layer refuses is told with its place in the list.
+
+        >>> y = model(x, lengths=n)
+        >>> y, state = model(x, state, return_state=True)
+        """
+        check.boolean("return_state", return_state)
+        x, past = self._entered(x, lengths)
+        states = iter(self._states(state))
+        final = []
+        for i, layer in enumerate(self.layers):
+            options = {"lengths": lengths} if "lengths" in self._takes[i] else {}
+            with self._place(i):
+                if "state" in self._takes[i]:
+                    x, state_i = layer(x, next(states), **options)
+                    final.append(state_i)
+                else:
+                    x = layer(x, **options)
+        y = self._left(x, past)
+        return (y, tuple(final)) if return_state else y
+
+    def forward(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        rng: int | np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, Tape]:
+        """As a call, with dropout, and a tape for `backward`. No layer changes.
+
+        rng : where dropout's masks come from, layer after layer: None is each layer's own generator, a whole number or
+            a `numpy.random.Generator` makes them repeatable.
+
+        Returns (y, tape); the final state is `tape.state`.
+
+        >>> y, tape = model.forward(x, lengths=n)
+        """
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            rng = np.random.default_rng(check.integer("rng", rng, 0))
+        x, past = self._entered(x, lengths)
+        states = iter(self._states(state))
+        final, tapes = [], []
+        for i, layer in enumerate(self.layers):
+            given = {"lengths": lengths, "rng": rng}
+            options = {name: value for name, value in given.items() if name in self._takes[i]}
+            with self._place(i):
+                if "state" in self._takes[i]:
+                    x, state_i, tape = layer.forward(x, next(states), **options)
+                    final.append(state_i)
+                else:
+                    x, tape = layer.forward(x, **options)
+            tapes.append(tape)
+        return self._left(x, past), Tape(self, tapes, past, tuple(final))
+
+    def backward(
+        self, tape: Tape, dy: ArrayLike, grads: MutableMapping[str, np.ndarray] | None = None
+    ) -> tuple[Any, Mapping[str, np.ndarray]]:
+        """The gradient of a loss by x and by every weight.
+
+        tape : from `forward` of this model, with the weights unchanged since. It is not changed: use it again.
+        dy : the loss's gradient by y. Past a sequence's end it is never read.
+        grads : writable arrays under the names of `params`, which the gradients are added to; None: new ones.
+
+        Returns (dx, grads); dx is None where the first layer takes integers. Nothing flows back through the initial
+        and the final state: pieces of a series give truncated backpropagation through time.
+
+        ValueError, TypeError: a wrong argument; `grads` is then as it was.
+
+        >>> dx, grads = model.backward(tape, dy)
+        """
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected what forward of this model returned, got {type(tape).__name__}")
+        if tape._model is not self:
+            raise ValueError(f"tape: expected one of this model, got one of another, {tape._model!r}")
+        if grads is not None:
+            self._checked_grads(grads, (("dy", dy),) if isinstance(dy, np.ndarray) else ())
+        d: Any = dy if tape._past is None or self._pools else self._zeroed("dy", dy, tape._past)
+        new = {}
+        for i in reversed(range(len(self.layers))):
+            with self._place(i):
+                d, *_, layer_grads = self.layers[i].backward(tape._tapes[i], d)
+            new.update({f"{i}.{name}": g for name, g in layer_grads.items()})
+        return d, self._accumulated(grads, new)
+
+    def zero_state(self, batch: int | None = None) -> tuple[Any, ...]:
+        """A state of zeros for `step`, a call or `forward`: the `zero_state(batch)` of each recurrent layer.
+
+        >>> state = model.zero_state(1)
+        """
+        return tuple(layer.zero_state(batch) for layer, takes in zip(self.layers, self._takes) if "state" in takes)
+
+    def step(self, x_t: ArrayLike, state: tuple[Any, ...]) -> np.ndarray:
+        """One step of a stream, without dropout.
+
+        x_t : one step of x, (B, I) or (I,); (B,) integers for Embedding.
+        state : from `zero_state` or a call, or one writable state for each recurrent layer; changed in place.
+
+        Returns y_t, (B, O) or (O,).
+
+        ValueError, TypeError: a wrong argument, or a model with Pooling, TDNN or a bidirectional layer, which has no
+        next step.
+
+        >>> state = model.zero_state(1)
+        >>> y_t = model.step(x_t, state)
+        """
+        self._check_streams("step")
+        states = iter(self._states(state))
+        x: Any = x_t
+        for i, layer in enumerate(self.layers):
+            with self._place(i):
+                x = layer.step(x, next(states)) if "state" in self._takes[i] else layer(x)
+        return x
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    fit = training.fit
+    evaluate = training.evaluate
+    predict = training.predict
+
+    # ------------------------------------------------------------------------------------------ weights and copies
+
+    @property
+    def params(self) -> Params:
+        """The weights of all layers as they are now: a read-only mapping of read-only arrays.
+
+        >>> model.params["0.weight_ih_l0"].shape
+        (256, 12)
+        """
+        return Params({f"{i}.{name}": a for i, layer in self._weighted() for name, a in layer.params.items()})
+
+    def astype(self, dtype: DTypeLike) -> Sequential:
+        """A copy of the model that works in another dtype, float32 or float64."""
+        dtype = check.dtype_of("dtype", dtype)
+        return Sequential([x.astype(dtype) if isinstance(x, Parametrised) else copy.deepcopy(x) for x in self.layers])
+
+    def _weighted(self) -> list[tuple[int, Parametrised]]:
+        return [(i, layer) for i, layer in enumerate(self.layers) if isinstance(layer, Parametrised)]
+
+    @contextmanager
+    def _sole_writer(self, who: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            # One order for all writers: two that share layers would else wait for each other for ever.
+            for layer in sorted((layer for _, layer in self._weighted()), key=id):
+                stack.enter_context(layer._sole_writer(who))
+            yield
+
+    def _snapshot_of(self, params: dict[str, np.ndarray]) -> Any:
+        """One snapshot for each layer with weights."""
+        return [
+            layer._snapshot_of({name: params[f"{i}.{name}"] for name in layer.params}) for i, layer in self._weighted()
+        ]
+
+    @property
+    def _snapshot(self) -> Any:
+        return [layer._snapshot for _, layer in self._weighted()]
+
+    @_snapshot.setter
+    def _snapshot(self, snapshots: Any) -> None:
+        for (_, layer), snapshot in zip(self._weighted(), snapshots):
+            layer._snapshot = snapshot
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layers": self.layers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Sequential.__init__(self, state["layers"])
+
+    # ---------------------------------------------------------------------------------------------- inner parts
+
+    @property
+    def _pools(self) -> bool:
+        return any(isinstance(layer, Pooling) for layer in self.layers)
+
+    def _entered(self, x, lengths):
+        """x for the first layer, and where the sequences have ended, (T, B), or (T,) without a batch."""
+        if lengths is None:
+            return x, None
+        shape = shape_of("x", x)
+        if np.ndim(lengths) == 0:
+            past = np.arange(shape[0] if shape else 0) >= check.integer("lengths", lengths, 0, shape[0] if shape else 0)
+        else:
+            if len(shape) < 2:
+                raise ValueError(f"x: expected shape (T, B, ...) with lengths of several sequences, got {shape}")
+            past = np.arange(shape[0])[:, None] >= check.lengths("lengths", lengths, *shape[:2])
+        return (x if "lengths" in self._takes[0] else self._zeroed("x", x, past)), past
+
+    def _zeroed(self, name, value, past):
+        """A copy that is zero where the sequences have ended."""
+        a = np.asarray(value)
+        a = np.array(a if a.dtype.kind in "iu" else check.array(name, value, self.dtype, a.shape))
+        if a.shape[: past.ndim] != past.shape:
+            raise ValueError(f"{name}: expected shape {past.shape} and the features, got {a.shape}")
+        a[past] = 0
+        return a
+
+    def _left(self, y, past):
+        if past is not None and not self._pools and "lengths" not in self._takes[-1]:
+            y[past] = 0
+        return y
+
+    def _states(self, state):
+        count = sum("state" in takes for takes in self._takes)
+        if state is None:
+            return [None] * count
+        if not isinstance(state, (tuple, list)) or isinstance(state, np.ndarray):
+            raise TypeError(f"state: expected a tuple with one state per recurrent layer, got {check._kind(state)}")
+        if len(state) != count or hasattr(state, "_fields"):  # an LSTMState is a tuple too
+            raise ValueError(f"state: expected a tuple with {count} states, one per recurrent layer, got {state!r}")
+        return state
+
+    def _check_streams(self, who):
+        for i, (layer, takes) in enumerate(zip(self.layers, self._takes)):
+            if getattr(layer, "bidirectional", False) or takes & {"state", "lengths"} == {"lengths"}:
+                raise ValueError(
+                    f"{who}: layers[{i}], {layer!r}, needs the whole sequence and cannot go on from a state"
+                )
+
+    @contextmanager
+    def _place(self, i):
+        """Errors of layer i say so."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            if type(error) not in (ValueError, TypeError):
+                raise
+            raise type(error)(f"layers[{i}], {type(self.layers[i]).__name__}: {error}") from error

@@ -1,0 +1,526 @@
+"""fit, evaluate and predict: from arrays as people have them, batch first or ragged, to batches, steps and a history.
+
+A model is anything with `params`, `edit`, a call, `forward` -> (y, tape with .state) and
+`backward` -> (dx, grads), as Sequential. Nothing here knows a layer or computes a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks as check
+from . import losses, optimizers
+from . import metrics as metrics_module
+from .callbacks import Callback
+from .optimizers import clip_grad_norm, clip_grad_value
+from .schedules import ReduceLROnPlateau
+
+__all__ = ["History", "evaluate", "fit", "predict"]
+
+ABSENT = object()  # no y, as None may be a mistake
+POOL = 16  # batches' worth of ragged sequences that are sorted by length together
+
+Data: TypeAlias = "ArrayLike | Sequence[ArrayLike]"  # batch first, or one array per sequence
+Function: TypeAlias = "str | Callable[..., Any]"  # of a prediction and a target
+Logs: TypeAlias = "dict[str, float]"
+
+
+class History:
+    """What `fit` returns.
+
+    history : a dict of lists with one number per epoch: "loss", the metrics, "grad_norm" (the mean norm of the gradient
+        before clipping), "lr", and with validation data "val_loss" and "val_" + each metric.
+    epoch : the numbers of the epochs, from initial_epoch.
+    optimizer : the one that was used: give it to the next `fit` to go on.
+    """
+
+    def __init__(self, optimizer: Any):
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+        self.optimizer = optimizer
+
+    def __repr__(self) -> str:
+        last = "".join(f", {name}={values[-1]:.4g}" for name, values in self.history.items())
+        return f"<history of {len(self.epoch)} epochs{last}>"
+
+    def plot(self) -> Any:
+        """A matplotlib figure: one picture for the loss and each metric, training and validation together.
+
+        ImportError: matplotlib is not installed.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError:
+            raise ImportError("history.plot needs matplotlib: pip install 'elman[plot]'") from None
+        names = [name for name in self.history if not name.startswith("val_") and name not in ("lr", "grad_norm")]
+        figure, axes = plt.subplots(1, max(1, len(names)), figsize=(5 * max(1, len(names)), 3.5), squeeze=False)
+        for name, ax in zip(names, axes[0]):
+            ax.plot(self.epoch, self.history[name], label="training")
+            if f"val_{name}" in self.history:
+                ax.plot(self.epoch, self.history[f"val_{name}"], label="validation")
+            ax.set(xlabel="epoch", ylabel=name)
+            ax.legend()
+        figure.tight_layout()
+        return figure
+
+    def _add(self, epoch: int, logs: Logs) -> None:
+        self.epoch.append(epoch)
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+
+
+def fit(
+    model: Any,
+    x: Data,
+    y: Data,
+    *,
+    loss: Function,
+    optimizer: Any = "adam",
+    epochs: int = 1,
+    batch_size: int = 32,
+    validation_data: tuple[Data, Data] | None = None,
+    metrics: Sequence[Function] = (),
+    callbacks: Sequence[Callback] = (),
+    lr: float | Callable[[int], float] | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    tbptt: int | None = None,
+    shuffle: bool = True,
+    seed: int | None = None,
+    initial_epoch: int = 0,
+    verbose: int = 1,
+) -> History:
+    """Trains the model.
+
+    Args:
+        x: batch first, in the model's dtype: (N, T, I); (N, T) integers for Embedding; (N, I) without time. Or a list
+            of N arrays (T_i, I), or (T_i,) integers: batches are then made of sequences of like length.
+        y: what the loss takes as targets, for N sequences: one per sequence, (N, ...), if the model ends with Pooling;
+            else one per step, (N, T, ...), with a ragged x a list of N arrays (T_i, ...). The axis of 1 in predictions
+            (N, 1) or (N, T, 1) may be left out.
+        loss: a name in `elman.losses`, or a function (prediction, target) -> (loss, gradient), both time first; with a
+            ragged x and a prediction per step it is also given lengths=.
+        optimizer: one made over this model, `elman.Adam(model, lr=2e-3)`; or a name in lower case, "adam", or a class,
+            for its defaults. To go on later, keep it: `history.optimizer`.
+        epochs, initial_epoch: the epochs initial_epoch, ..., epochs - 1 are run.
+        batch_size: sequences per step.
+        validation_data: (x, y) to evaluate after each epoch.
+        metrics: names in `elman.metrics`, or functions (prediction, target) -> float, given lengths= like the loss.
+        callbacks: see `Callback`, `EarlyStopping`.
+        lr: sets the learning rate: a number; a function of the epoch, which counts from 0 (see `elman.schedules`); or a
+            `ReduceLROnPlateau`, which is shown "val_loss", or "loss" without validation data. None leaves it.
+        clip_norm, clip_value: for `clip_grad_norm` and `clip_grad_value`, in this order.
+        tbptt: truncated backpropagation through time: each batch is run in pieces of so many steps, with a step of the
+            optimiser after each; the state goes from piece to piece, the gradient does not. For long series.
+        shuffle: a new order in each epoch; False: as given, also if ragged.
+        seed: of the order and of dropout, a whole number; None: random.
+        verbose: 1: a line per epoch, with a bar where tqdm is installed; 0: silent.
+
+    Returns:
+        A History.
+
+    With a seed, the same call gives the same bits, whatever the number of threads. Each epoch's random numbers depend
+    on the seed and its number only, so `fit(epochs=2)` and then `fit(epochs=5, initial_epoch=2)` with the same
+    optimizer and seed is `fit(epochs=5)`, bit for bit, unless a callback restored older weights in between.
+
+    Raises:
+        TypeError, ValueError: a wrong argument. One that only shows in the loss or in a layer is raised in the first
+            step, before the weights change.
+        FloatingPointError: the loss or the gradient is NaN or infinite, or the optimiser refuses the step for such a
+            reason: at once, before the weights change.
+    """
+    data = _Sequences(model, x, y)
+    held_out = None if validation_data is None else _Sequences(model, *_pair(validation_data), "validation_data: ")
+    epochs, initial_epoch = check.integer("epochs", epochs, 0), check.integer("initial_epoch", initial_epoch, 0)
+    batch_size = check.integer("batch_size", batch_size, 1)
+    objective = _Objective(loss, metrics)
+    if not isinstance(callbacks, (list, tuple)) or not all(isinstance(c, Callback) for c in callbacks):
+        raise TypeError(f"callbacks: expected a list of Callback, got {callbacks!r}")
+    for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        if value is not None:
+            optimizers._number(name, value, 0, open_below=True)
+    if lr is not None and not callable(lr):
+        lr = optimizers._number("lr", lr, 0)
+    if tbptt is not None:
+        tbptt = check.integer("tbptt", tbptt, 1)
+        model._check_streams("tbptt")
+        if not data.timed or objective.labels:
+            raise ValueError("tbptt: expected an x with a time axis, and a loss with a target for every step")
+    check.boolean("shuffle", shuffle)
+    seed = np.random.SeedSequence().entropy if seed is None else check.integer("seed", seed, 0)
+    verbose = check.integer("verbose", verbose, 0, 1)
+    optimizer = _optimizer(optimizer, model)
+
+    names = (*objective.names, "grad_norm", "lr")
+    if held_out is not None:
+        names += tuple(f"val_{name}" for name in objective.names)
+    for callback in callbacks:
+        callback.on_train_begin(model, initial_epoch, names)
+    history, clips = History(optimizer), (clip_norm, clip_value)
+    for epoch in range(initial_epoch, epochs):
+        start = time.perf_counter()
+        rng = np.random.default_rng([seed, epoch])
+        if lr is not None:
+            optimizer.lr = lr.lr if isinstance(lr, ReduceLROnPlateau) else lr(epoch) if callable(lr) else lr
+        batches = data.shuffled(batch_size, rng) if shuffle else data.in_order(batch_size)
+        means = objective.means() | {"grad_norm": _Mean()}
+        for step, indices in enumerate(_with_bar(batches, f"epoch {epoch + 1}/{epochs}", verbose)):
+            where = f"epoch {epoch}, step {step}"
+            _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means)
+        logs = {name: mean.compute() for name, mean in means.items()} | {"lr": float(optimizer.lr)}
+        if held_out is not None:
+            found = _measure(model, held_out, batch_size, objective)
+            logs.update({f"val_{name}": value for name, value in found.items()})
+        if isinstance(lr, ReduceLROnPlateau):
+            lr(logs.get("val_loss", logs["loss"]))
+        history._add(epoch, logs)
+        if verbose:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in ("grad_norm", "lr"))
+            print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.perf_counter() - start:.1f} s", flush=True)
+        if any([callback.on_epoch_end(model, epoch, dict(logs)) for callback in callbacks]):
+            break
+    for callback in callbacks:
+        callback.on_train_end(model)
+    return history
+
+
+def evaluate(
+    model: Any, x: Data, y: Data, *, loss: Function, metrics: Sequence[Function] = (), batch_size: int = 32
+) -> Logs:
+    """The mean loss and the metrics over all sequences, or over all true steps, without dropout.
+
+    The arguments are those of `fit`. Returns {"loss": ..., and each metric by its name}.
+    """
+    batch_size = check.integer("batch_size", batch_size, 1)
+    return _measure(model, _Sequences(model, x, y), batch_size, _Objective(loss, metrics))
+
+
+def predict(model: Any, x: Data, *, batch_size: int = 32) -> np.ndarray | list[np.ndarray]:
+    """What the model gives for each sequence, in the order of x, without dropout.
+
+    x : as in `fit`.
+
+    Returns (N, O) if the model ends with Pooling, (N, T, O) if not; for a ragged x then a list of N arrays (T_i, O).
+    """
+    data = _Sequences(model, x)
+    results: list[Any] = [None] * len(data)
+    for indices in data.by_length(check.integer("batch_size", batch_size, 1)):
+        inputs, lengths = data.inputs(indices)
+        y = model(inputs, lengths=lengths)
+        per_step = data.timed and y.ndim == 3
+        for b, i in enumerate(indices):
+            results[i] = y[b] if not per_step else y[:, b] if lengths is None else y[: lengths[b], b].copy()
+    if not results:
+        raise ValueError("x: expected at least one sequence, got none")
+    return results if data.lengths is not None and per_step else np.stack(results)
+
+
+# ------------------------------------------------------------------------------------------------------------ a step
+
+
+def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means):
+    """One batch: a step of the optimiser, or with `tbptt` one for each piece."""
+    inputs, lengths = data.inputs(indices)
+    T = len(inputs) if data.timed else 1
+    state = targets = None
+    for start in range(0, T, tbptt or max(T, 1)):
+        piece = slice(start, start + tbptt) if tbptt else slice(None)
+        ends = np.clip(lengths - start, 0, tbptt) if tbptt and lengths is not None else lengths
+        prediction, tape = model.forward(inputs[piece], state, lengths=ends, rng=rng)
+        state = tape.state if tbptt else None
+        if targets is None:
+            targets = objective.targets(data, indices, prediction)
+        found = objective.compare(prediction, targets[piece] if tbptt else targets, ends, means)
+        if found is None:
+            continue
+        value, dy = found
+        grads = model.backward(tape, dy)[1]
+        norm = clip_grad_norm(grads, clips[0] or math.inf)
+        where_exactly = f"{where}, from time step {start}" if tbptt else where
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise FloatingPointError(_diagnosis(value, norm, where_exactly, optimizer.lr, inputs[piece], clips))
+        means["grad_norm"].add(norm, 1)
+        if clips[1]:
+            clip_grad_value(grads, clips[1])
+        try:
+            optimizer.step(grads)
+        except ValueError as error:  # too large a gradient or weight; nothing has changed
+            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs[piece], clips)
+            raise FloatingPointError(f"{report} ({error})") from error
+
+
+def _measure(model, data, batch_size, objective):
+    """The mean loss and the metrics without training."""
+    means = objective.means()
+    for indices in data.by_length(batch_size):
+        inputs, lengths = data.inputs(indices)
+        prediction = model(inputs, lengths=lengths)
+        objective.compare(prediction, objective.targets(data, indices, prediction), lengths, means)
+    return {name: mean.compute() for name, mean in means.items()}
+
+
+class _Objective:
+    """The loss and the metrics.
+
+    labels : whether the loss is CTC, whose targets are not aligned with the steps: a list of label arrays.
+    """
+
+    def __init__(self, loss, metrics):
+        self.loss = _function("loss", loss, losses)
+        self.metrics = _metrics(metrics)
+        self.names = ("loss", *self.metrics)
+        self.labels = getattr(self.loss, "func", self.loss) is losses.ctc  # a functools.partial of it too
+
+    def means(self):
+        return {"loss": _Mean()} | {name: make() for name, make in self.metrics.items()}
+
+    def targets(self, data, indices, prediction):
+        if self.labels:
+            return data.labels(indices)
+        y = data.targets(indices, per_step=data.timed and prediction.ndim == 3)
+        # A prediction of one number may have a target without that axis.
+        return y[..., None] if prediction.shape[-1] == 1 and y.shape == prediction.shape[:-1] else y
+
+    def compare(self, prediction, target, lengths, means):
+        """Adds to the means; the loss and its gradient, or None where there is nothing to predict."""
+        per_step = prediction.ndim == 3
+        lengths = lengths if per_step else None
+        if not per_step or self.labels:
+            count = prediction.shape[-2]
+        else:
+            count = prediction.shape[0] * prediction.shape[1] if lengths is None else int(lengths.sum())
+        if not count:
+            return None
+        value, dy = _with_lengths(self.loss, prediction, target, lengths)
+        means["loss"].add(value, count)
+        for name in self.metrics:
+            means[name].update(prediction, target, lengths, count)
+        return value, dy
+
+
+def _with_lengths(function, prediction, target, lengths):
+    return function(prediction, target) if lengths is None else function(prediction, target, lengths=lengths)
+
+
+def _diagnosis(value, norm, where, lr, x, clips):
+    advice = []
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        advice.append("remove the NaN or infinity that is in x, in this batch")
+    else:
+        advice.append("look for NaN in the targets")
+        advice.append(f"a smaller lr than {lr:g}")
+        advice.append("clip_norm=1.0" if clips[0] is None else f"a smaller clip_norm than {clips[0]:g}")
+        advice.append("scaling x to mean 0 and variance 1")
+    return (
+        f"{where}: the loss is {value:g} and the norm of the gradient {norm:g}; the weights are those before "
+        f"this step. What to try: {'; '.join(advice)}"
+    )
+
+
+class _Mean:
+    """A mean over positions or sequences: of given values, or of what a function says of each batch."""
+
+    def __init__(self, function=None):
+        self.function, self.total, self.count = function, 0.0, 0
+
+    def add(self, value, count):
+        self.total += float(value) * count
+        self.count += count
+
+    def update(self, prediction, target, lengths, count):
+        self.add(_with_lengths(self.function, prediction, target, lengths), count)
+
+    def compute(self):
+        return self.total / self.count if self.count else math.nan
+
+
+class _Exact:
+    """A metric of elman, over all batches as if they were one."""
+
+    def __init__(self, metric):
+        self.running = metrics_module.Running(metric)
+
+    def update(self, prediction, target, lengths, count):
+        self.running.update(prediction, target, lengths)
+
+    def compute(self):
+        return self.running.compute()
+
+
+# ----------------------------------------------------------------------------------------------------------- the data
+
+
+class _Sequences:
+    """x and y as the caller has them, handed out as batches that are time first.
+
+    lengths : (N,), or None where all sequences are equally long. timed : whether x has a time axis.
+    """
+
+    def __init__(self, model, x, y=ABSENT, where=""):
+        self._name = where
+        if isinstance(x, (list, tuple)):
+            self.x = [self._item(model, f"{where}x[{i}]", item) for i, item in enumerate(x)]
+            shapes = {(a.shape[1:], a.dtype) for a in self.x}
+            if len(shapes) > 1:
+                raise ValueError(f"{where}x: expected sequences of the same features, got {len(shapes)} kinds")
+            self.lengths = np.array([len(a) for a in self.x], np.intp)
+            self.timed = True
+        else:
+            a = np.asarray(x)
+            integers = a.dtype.kind in "iu"
+            if a.ndim not in ((1, 2, 3) if integers else (2, 3)):
+                wanted = "(N, T, I), (N, T) integers, (N, I), or a list of N arrays (T_i, I)"
+                raise ValueError(f"{where}x: expected shape {wanted}, got {check._kind(a)}")
+            self.x = a if integers and a.ndim < 3 else check.array(f"{where}x", a, model.dtype, a.shape)
+            self.lengths = None
+            self.timed = a.ndim == 3 or (a.ndim == 2 and integers)
+        self._y, self._checked = y, None
+        if y is not ABSENT and (not hasattr(y, "__len__") or len(y) != len(self.x)):
+            got = len(y) if hasattr(y, "__len__") else check._kind(y)
+            raise ValueError(f"{where}y: expected {len(self.x)} targets, one for each sequence of x, got {got}")
+
+    def __len__(self):
+        return len(self.x)
+
+    def shuffled(self, size, rng):
+        """Batches of indices in random order; ragged sequences share one with others of like length."""
+        order = rng.permutation(len(self))
+        if self.lengths is None:
+            return _cut(order, size)
+        pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in _cut(order, POOL * size)]
+        batches = [batch for pool in pools for batch in _cut(pool, size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def in_order(self, size):
+        return _cut(np.arange(len(self)), size)
+
+    def by_length(self, size):
+        order = np.arange(len(self)) if self.lengths is None else np.argsort(self.lengths, kind="stable")
+        return _cut(order, size)
+
+    def inputs(self, indices):
+        """x (T, B, ...), or (B, I) without time, and the lengths or None."""
+        if self.lengths is None:
+            x = self.x[indices]
+            return (x.swapaxes(0, 1) if self.timed else x), None
+        return _padded([self.x[i] for i in indices]), self.lengths[indices]
+
+    def targets(self, indices, per_step):
+        """y (T, B, ...) for predictions per step, else (B, ...)."""
+        if self._checked is None:
+            self._checked = self._checked_targets(per_step)
+        if isinstance(self._checked, list):
+            return _padded([self._checked[i] for i in indices])
+        y = self._checked[indices]
+        return y.swapaxes(0, 1) if per_step else y
+
+    def labels(self, indices):
+        """A list of label arrays, for CTC."""
+        return [self._y[i] for i in indices]
+
+    def _checked_targets(self, per_step):
+        name = f"{self._name}y"
+        if not per_step or self.lengths is None:
+            try:
+                y = np.asarray(self._y)
+            except ValueError as error:
+                raise ValueError(f"{name}: expected one array for {len(self)} sequences ({error})") from None
+            if y.dtype == object:
+                raise ValueError(f"{name}: expected an array of numbers, got objects")
+            if per_step and y.shape[:2] != self.x.shape[:2]:
+                wanted = f"{self.x.shape[:2]} and what the loss takes, since the model predicts every step"
+                raise ValueError(f"{name}: expected shape {wanted}, got {y.shape}")
+            return y
+        items = [np.asarray(item) for item in self._y]
+        for i, (item, n) in enumerate(zip(items, self.lengths)):
+            if item.ndim < 1 or len(item) != n:
+                raise ValueError(f"{name}[{i}]: expected {n} steps as in x[{i}], got {check._kind(item)}")
+        return items
+
+    @staticmethod
+    def _item(model, name, value):
+        a = np.asarray(value)
+        if a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0):
+            return a.astype(np.intp)
+        if a.ndim != 2:
+            raise ValueError(f"{name}: expected shape (T, I), or (T,) integers, got {check._kind(a)}")
+        return check.array(name, value, model.dtype, a.shape)
+
+
+def _cut(order, size):
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _padded(items):
+    """Arrays (T_i, ...) as one (T, B, ...), zero past their ends."""
+    T = max(map(len, items))
+    result = np.zeros((T, len(items), *items[0].shape[1:]), items[0].dtype)
+    for b, item in enumerate(items):
+        result[: len(item), b] = item
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------ the arguments
+
+
+def _pair(value):
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"validation_data: expected (x, y), got {check._kind(value)}")
+    return value
+
+
+def _function(argument, value, module):
+    """A function, or the one of that name in a module of elman."""
+    if callable(value):
+        return value
+    return getattr(module, check.choice(argument, value, tuple(module.__all__)))
+
+
+def _metrics(metrics):
+    """For each name a function that begins a mean."""
+    if not isinstance(metrics, (list, tuple)):
+        raise TypeError(f"metrics: expected a list of names or functions, got {metrics!r}")
+    known = {name: getattr(metrics_module, name) for name in metrics_module.__all__ if name != "Running"}
+    found = {}
+    for i, metric in enumerate(metrics):
+        if not callable(metric):
+            metric = known[check.choice(f"metrics[{i}]", metric, tuple(known))]
+        name = getattr(metric, "__name__", f"metric_{i}")
+        if name in found or name in ("loss", "lr", "grad_norm"):
+            raise ValueError(f"metrics[{i}]: expected different names, got {name!r} again")
+        found[name] = partial(_Exact if metric is known.get(name) else _Mean, metric)
+    return found
+
+
+def _optimizer(value, model):
+    if isinstance(value, str):
+        known = {name.lower(): name for name in optimizers.__all__ if name[0].isupper() and name != "Optimizer"}
+        value = getattr(optimizers, known[check.choice("optimizer", value, tuple(known))])
+    if isinstance(value, type):
+        return value(model)
+    if not hasattr(value, "step") or not hasattr(value, "lr"):
+        raise TypeError(f"optimizer: expected an optimiser or its name, got {value!r}")
+    if not any(layer is model for layer in getattr(value, "_layers", (model,))):
+        raise ValueError(
+            "optimizer: expected one made over this model, as elman.Adam(model), got one over other layers"
+        )
+    return value
+
+
+def _with_bar(batches: Iterable[Any], title: str, verbose: int) -> Iterator[Any]:
+    if verbose:
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            pass
+        else:
+            return iter(tqdm(batches, desc=title, leave=False, file=sys.stderr))
+    return iter(batches)

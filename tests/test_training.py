@@ -1,0 +1,496 @@
+"""fit, evaluate, predict: tasks learnt to a stated accuracy, the same bits again, ragged data, callbacks, failures."""
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+
+import elman
+from elman import (
+    GRU,
+    LSTM,
+    TDNN,
+    Adam,
+    Callback,
+    Checkpoint,
+    Dense,
+    Dropout,
+    EarlyStopping,
+    Embedding,
+    Pooling,
+    Sequential,
+    losses,
+)
+from elman.training import _Sequences
+
+QUIET = {"verbose": 0, "seed": 0}
+
+
+def draw(*shape, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def classifier(seed=0, dropout=0.0, dtype="f4"):
+    layers = [LSTM(3, 16, dtype=dtype, seed=seed), Dropout(dropout, seed=0), Pooling("last")]
+    return Sequential([*layers, Dense(16, 2, dtype=dtype, seed=seed)])
+
+
+def same(a, b):
+    return all(np.array_equal(w, b.params[name]) for name, w in a.params.items())
+
+
+def first_decides(N, seed=0):
+    """Noise of 5 to 15 steps whose class is the sign of the first entry, 1 or -1: it must be kept to the end."""
+    rng = np.random.default_rng(seed)
+    x = [rng.standard_normal((n, 3)).astype(np.float32) for n in rng.integers(5, 16, N)]
+    for a in x:
+        a[0, 0] = np.sign(a[0, 0])
+    return x, np.array([int(a[0, 0] > 0) for a in x])
+
+
+# ------------------------------------------------------------------------------------------------------- it learns
+
+
+def test_a_ragged_classifier_learns():
+    """The untrained model is right half of the time; one that forgets the first step can be no better."""
+    x, y = first_decides(800)
+    model = classifier()
+    options = {"loss": "softmax_cross_entropy", "metrics": ["accuracy"]}
+    held_out = first_decides(300, seed=1)
+    before = model.evaluate(*held_out, **options)["accuracy"]
+    history = model.fit(x, y, optimizer=Adam(model, lr=0.02), epochs=20, validation_data=held_out, **options, **QUIET)
+    found = model.evaluate(*held_out, **options)
+    assert before < 0.7 and found["accuracy"] > 0.95
+    assert found["accuracy"] == history.history["val_accuracy"][-1] and found["loss"] == history.history["val_loss"][-1]
+    logits = model.predict(held_out[0])
+    assert logits.shape == (300, 2) and (logits.argmax(axis=1) == held_out[1]).mean() == found["accuracy"]
+    assert history.history["loss"][-1] < 0.2 < 0.5 < history.history["loss"][0] and history.epoch == list(range(20))
+
+
+def test_a_tagger_learns_each_step_of_ragged_sequences():
+    """Whether the step's integer is the one before: one layer that looks one step back."""
+    rng = np.random.default_rng(0)
+    x = [rng.integers(0, 3, n) for n in rng.integers(1, 12, 300)]
+    y = [np.concatenate([[0], a[1:] == a[:-1]]).astype(int) for a in x]
+    model = Sequential([Embedding(3, 8, seed=0), GRU(8, 16, seed=1), Dense(16, 2, seed=2)])
+    options = {"loss": "softmax_cross_entropy", "metrics": ["accuracy"]}
+    model.fit(x[:250], y[:250], optimizer=Adam(model, lr=0.02), epochs=12, **options, **QUIET)
+    assert model.evaluate(x[250:], y[250:], **options)["accuracy"] > 0.98
+    tagged = model.predict(x)
+    assert [len(a) for a in tagged] == [len(a) for a in x]
+    assert np.mean(np.concatenate([a.argmax(axis=1) for a in tagged]) == np.concatenate(y)) > 0.98
+
+
+def test_truncated_backpropagation_carries_the_state():
+    """All 60 targets are told by the first of twelve pieces: what comes later must find it in the state."""
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1.0, 1.0], (16, 1, 1)).astype(np.float32) * np.ones((1, 60, 1), np.float32)
+    x[:, 5:] = 0  # only the first piece says which it is
+    y = np.repeat(x[:, :1], 60, axis=1)
+    model = Sequential([GRU(1, 8, seed=0), Dense(8, 1, seed=1)])
+    history = model.fit(
+        x, y, loss="mean_squared_error", optimizer=Adam(model, lr=0.01), epochs=60, batch_size=16, tbptt=5, **QUIET
+    )
+    assert history.optimizer._steps == 60 * 12
+    assert model.evaluate(x, y, loss="mean_squared_error")["loss"] < 0.05
+    pieces = model.evaluate(x[:, 5:], y[:, 5:], loss="mean_squared_error")["loss"]  # without what came before
+    assert pieces > 0.5
+
+
+def test_without_a_time_axis_and_for_one_number():
+    x = draw(200, 3, dtype="f8")
+    y = x @ [1.0, -2.0, 0.5] + 3  # (N,), though the model gives (N, 1)
+    model = Sequential([Dense(3, 1, dtype="f8", seed=0)])
+    model.fit(x, y, loss="mean_squared_error", optimizer=Adam(model, lr=0.05), epochs=120, **QUIET)
+    np.testing.assert_allclose(model[0].params["weight"], [[1, -2, 0.5]], atol=1e-3)
+    assert model.predict(x).shape == (200, 1)
+
+
+def test_ctc_learns_labels_that_are_not_aligned():
+    rng = np.random.default_rng(0)
+    y = [rng.integers(1, 4, n) for n in rng.integers(1, 4, 60)]
+    x = [np.repeat(np.eye(4, dtype=np.float32)[np.stack([a, 0 * a], 1).ravel()], 2, axis=0) for a in y]
+    model = Sequential([GRU(4, 16, seed=0), Dense(16, 4, seed=1)])
+    history = model.fit(x, y, loss="ctc", optimizer=Adam(model, lr=0.02), epochs=25, validation_data=(x, y), **QUIET)
+    assert history.history["val_loss"][-1] < 0.1 < 1 < history.history["loss"][0]
+    total = np.mean([losses.ctc(model(a)[:, None], [b])[0] for a, b in zip(x, y)])
+    assert history.history["val_loss"][-1] == pytest.approx(total, rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------- the same bits
+
+
+def train(epochs, model=None, ragged=True, **options):
+    x, y = first_decides(90) if ragged else (draw(90, 6, 3), np.arange(90) % 2)
+    model = model or classifier(dropout=0.2)
+    optimizer = options.pop("optimizer", None) or Adam(model, lr=0.01)
+    options = {"loss": "softmax_cross_entropy", "batch_size": 16, "clip_norm": 0.5, **QUIET, **options}
+    return model, model.fit(x, y, epochs=epochs, optimizer=optimizer, **options)
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_same_seed_same_bits_whatever_the_threads(ragged):
+    with elman.threads(1):
+        model, history = train(2, ragged=ragged)
+    with elman.threads(4):
+        again, history_again = train(2, ragged=ragged)
+    assert same(model, again) and history.history == history_again.history
+    assert not same(model, train(2, ragged=ragged, seed=1)[0])
+    assert not same(train(2, ragged=ragged, seed=None)[0], train(2, ragged=ragged, seed=None)[0])
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_two_fits_are_one(ragged):
+    model, history = train(5, ragged=ragged)
+    part, first = train(2, ragged=ragged)
+    assert not same(model, part)
+    _, second = train(5, part, ragged=ragged, optimizer=first.optimizer, initial_epoch=2)
+    assert same(model, part) and first.epoch + second.epoch == history.epoch == [0, 1, 2, 3, 4]
+    for name, values in history.history.items():
+        assert first.history[name] + second.history[name] == values
+    lost, _ = train(2, ragged=ragged)
+    train(5, lost, ragged=ragged, initial_epoch=2)  # without the optimiser's moments
+    assert not same(model, lost)
+
+
+def test_fit_is_the_loop_that_one_would_write():
+    """Not shuffled, no dropout: the same bits as by hand."""
+    x, y = draw(50, 6, 3), np.arange(50) % 2
+    model, by_hand = classifier(), classifier()
+    model.fit(x, y, loss="softmax_cross_entropy", optimizer="adam", epochs=2, batch_size=20, shuffle=False, **QUIET)
+    optimizer = Adam(by_hand)
+    for _ in range(2):
+        for start in (0, 20, 40):
+            logits, tape = by_hand.forward(x[start : start + 20].swapaxes(0, 1))
+            _, dlogits = losses.softmax_cross_entropy(logits, y[start : start + 20])
+            optimizer.step(by_hand.backward(tape, dlogits)[1])
+    assert same(model, by_hand)
+
+
+def test_tbptt_of_ragged_series_is_the_loop_that_one_would_write():
+    x = [draw(n, 2, seed=n) for n in (7, 3, 0, 5)]
+    y = [a.sum(axis=1, keepdims=True) for a in x]
+    model = Sequential([GRU(2, 4, seed=0), Dense(4, 1, seed=1)])
+    by_hand = copy.deepcopy(model)
+    options = {"optimizer": "adam", "tbptt": 3, "shuffle": False, "batch_size": 4}
+    history = model.fit(x, y, loss="mean_squared_error", **options, **QUIET)
+    X, Y = np.zeros((7, 4, 2), np.float32), np.zeros((7, 4, 1), np.float32)
+    for b in range(4):
+        X[: len(x[b]), b], Y[: len(x[b]), b] = x[b], y[b]
+    optimizer, state, total = Adam(by_hand), None, 0.0
+    for start, n in ((0, [3, 3, 0, 3]), (3, [3, 0, 0, 2]), (6, [1, 0, 0, 0])):
+        prediction, tape = by_hand.forward(X[start : start + 3], state, lengths=n)
+        loss, d = losses.mean_squared_error(prediction, Y[start : start + 3], lengths=n)
+        optimizer.step(by_hand.backward(tape, d)[1])
+        state, total = tape.state, total + loss * sum(n)
+    assert same(model, by_hand) and history.history["loss"] == [pytest.approx(total / 15)]
+
+
+# ------------------------------------------------------------------------------------------------------- the data
+
+
+def test_batches_hold_every_sequence_once_and_like_lengths_together():
+    lengths = np.random.default_rng(0).integers(1, 500, 1000)
+    data = _Sequences(classifier(), [np.zeros((n, 3), np.float32) for n in lengths])
+    batches = data.shuffled(32, np.random.default_rng(0))
+    assert sorted(np.concatenate(batches)) == list(range(1000)) and len(batches) == 32
+    padding = sum(lengths[b].max() * len(b) for b in batches) / lengths.sum()
+    at_random = np.random.default_rng(1).permutation(1000)
+    random_padding = (
+        sum(lengths[b].max() * len(b) for b in np.split(at_random[:992], 31)) / lengths[at_random[:992]].sum()
+    )
+    assert padding < 1.1 and random_padding > 1.7
+    assert [len(b) for b in data.in_order(300)] == [300, 300, 300, 100]
+    others = data.shuffled(32, np.random.default_rng(2))
+    assert not all(np.array_equal(a, b) for a, b in zip(batches, others))
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    seen = []
+
+    def loss(prediction, target):
+        seen.extend(target[:, 0])
+        return 0.0, np.zeros_like(prediction)
+
+    model = Sequential([Dense(3, 1, seed=0)])
+    model.fit(draw(50, 3), np.arange(50), loss=loss, epochs=2, **QUIET)
+    assert sorted(seen[:50]) == sorted(seen[50:]) == list(range(50)) and seen[:50] != seen[50:]
+    seen.clear()
+    model.fit(draw(50, 3), np.arange(50), loss=loss, shuffle=False, **QUIET)
+    assert seen == list(range(50))
+
+
+def test_predictions_come_in_the_callers_order():
+    x, _ = first_decides(50)
+    x.insert(7, np.zeros((0, 3), np.float32))
+    pooled, stepwise = classifier(), Sequential([TDNN(3, 4, 3, seed=0), GRU(4, 5, seed=0), Dense(5, 2, seed=1)])
+    for a, alone in zip(pooled.predict(x, batch_size=8), x, strict=True):
+        np.testing.assert_allclose(a, pooled(alone), rtol=0, atol=1e-6)
+    for a, alone in zip(stepwise.predict(x, batch_size=8), x, strict=True):
+        np.testing.assert_allclose(a, stepwise(alone), rtol=0, atol=1e-6)
+    array = draw(9, 4, 3)
+    np.testing.assert_allclose(
+        stepwise.predict(array, batch_size=2), stepwise(array.swapaxes(0, 1)).swapaxes(0, 1), atol=1e-6
+    )
+    ids = [[0, 1, 2], [2]]
+    model = Sequential([Embedding(3, 2, seed=0), GRU(2, 2, seed=0)])
+    assert [a.shape for a in model.predict(ids)] == [(3, 2), (1, 2)]
+    assert model.predict(np.array([[0, 1], [1, 1]])).shape == (2, 2, 2)
+
+
+def test_losses_and_metrics_over_batches_are_those_over_all():
+    x, y = first_decides(70)
+    model = classifier()
+    options = {"loss": "softmax_cross_entropy", "metrics": ["accuracy", "perplexity", share_of_ones]}
+    found, whole = model.evaluate(x, y, batch_size=8, **options), model.evaluate(x, y, batch_size=70, **options)
+    assert list(found) == ["loss", "accuracy", "perplexity", "share_of_ones"]
+    assert found == pytest.approx(whole, rel=1e-6) and found["share_of_ones"] == pytest.approx(y.mean())
+    assert found["perplexity"] == pytest.approx(np.exp(found["loss"]), rel=1e-6)
+    tagger = Sequential([GRU(3, 2, seed=0)])
+    targets = [np.ones((len(a), 2), np.float32) for a in x]
+    rmse = tagger.evaluate(x, targets, loss="mean_squared_error", metrics=["rmse", "mae"], batch_size=16)
+    flat = np.concatenate(tagger.predict(x)) - 1
+    assert rmse == pytest.approx(
+        {"loss": np.mean(flat**2), "rmse": np.mean(flat**2) ** 0.5, "mae": np.abs(flat).mean()}, rel=1e-5
+    )
+
+
+def share_of_ones(prediction, target):
+    return float(target.mean())
+
+
+# --------------------------------------------------------------------------------------- callbacks and schedules
+
+
+class Tell(Callback):
+    def __init__(self):
+        self.told = []
+
+    def on_train_begin(self, model, initial_epoch, names):
+        self.told.append((initial_epoch, names))
+
+    def on_epoch_end(self, model, epoch, logs):
+        self.told.append((epoch, logs, dict(model.params)))
+
+    def on_train_end(self, model):
+        self.told.append("end")
+
+
+class Scripted(Callback):
+    """Puts values of our choice into another callback."""
+
+    def __init__(self, callback, values):
+        self.callback, self.values = callback, values
+        self.on_train_begin, self.on_train_end = callback.on_train_begin, callback.on_train_end
+
+    def on_epoch_end(self, model, epoch, logs):
+        return self.callback.on_epoch_end(model, epoch, {**logs, "val_loss": self.values[epoch]})
+
+
+def test_callbacks_see_every_epoch():
+    tell = Tell()
+    _, history = train(3, callbacks=[tell], metrics=["accuracy"], validation_data=first_decides(9, 3))
+    (begin, names), *epochs, end = tell.told
+    assert begin == 0 and end == "end" and [epoch for epoch, _, _ in epochs] == [0, 1, 2]
+    assert set(names) == set(epochs[0][1]) == set(history.history)
+    assert set(names) == {"loss", "accuracy", "grad_norm", "lr", "val_loss", "val_accuracy"}
+    assert [logs["loss"] for _, logs, _ in epochs] == history.history["loss"]
+
+
+@pytest.mark.parametrize("restore_best", [True, False])
+def test_early_stopping(restore_best):
+    stopping, tell = EarlyStopping(2, restore_best=restore_best), Tell()
+    values = [5.0, 3.0, np.nan, 4.0, 1.0]
+    held_out = first_decides(5)
+    model, history = train(5, callbacks=[Scripted(stopping, values), tell], validation_data=held_out)
+    assert history.epoch == [0, 1, 2, 3] and (stopping.best, stopping.best_epoch) == (3.0, 1)
+    weights = tell.told[2 if restore_best else 4][2]
+    assert all(np.array_equal(w, weights[name]) for name, w in model.params.items())
+    again = EarlyStopping(1, monitor="loss", mode="max", min_delta=10)
+    assert len(train(5, callbacks=[again])[1].epoch) == 2 and again.best_epoch == 0
+    with pytest.raises(ValueError, match="monitor: expected one of loss, grad_norm, lr, got 'val_loss'"):
+        train(1, callbacks=[EarlyStopping(1, monitor="val_loss")])
+
+
+def test_early_stopping_goes_on_after_a_resume():
+    stopping = EarlyStopping(3, restore_best=False)
+    script, held_out = Scripted(stopping, [1.0, 2.0, 2.0, 2.0, 2.0]), first_decides(5)
+    model, first = train(2, callbacks=[script], validation_data=held_out)
+    options = {"optimizer": first.optimizer, "callbacks": [script], "validation_data": held_out}
+    _, second = train(5, model, initial_epoch=2, **options)
+    assert first.epoch == [0, 1] and second.epoch == [2, 3]
+    _, third = train(1, model, **options)
+    assert third.epoch == [0] and stopping.best_epoch == 0
+
+
+def test_checkpoint_keeps_the_best(tmp_path):
+    tell, path = Tell(), tmp_path / "best.safetensors"
+    checkpoint = Scripted(Checkpoint(path), [5.0, 3.0, 4.0])
+    train(3, callbacks=[checkpoint, tell], validation_data=first_decides(5))
+    best = elman.load(path)
+    assert all(np.array_equal(w, tell.told[2][2][name]) for name, w in best.params.items())
+
+
+def test_learning_rates():
+    _, history = train(3, lr=lambda epoch: 0.1 / 2**epoch)
+    assert history.history["lr"] == [0.1, 0.05, 0.025] and history.optimizer.lr == 0.025
+    assert train(1, lr=0.5)[1].history["lr"] == [0.5] and train(1)[1].history["lr"] == [0.01]
+    still, _ = train(2, lr=0)
+    assert same(still, classifier())
+
+
+def test_the_learning_rate_falls_on_a_plateau():
+    plateau = elman.schedules.ReduceLROnPlateau(0.5, patience=0)
+    _, history = train(3, lr=plateau, validation_data=first_decides(9), loss=lambda p, t: (1.0, np.zeros_like(p)))
+    assert history.history["lr"] == [0.5, 0.5, 0.05] and history.history["val_loss"] == [1, 1, 1]
+
+
+def test_clipping():
+    free, norm, value = (train(1, lr=0.1, **clip)[1] for clip in ({"clip_norm": None}, {}, {"clip_value": 1e-9}))
+    assert free.history["grad_norm"] != norm.history["grad_norm"] != value.history["grad_norm"]
+    model, optimizer = classifier(), Spy()
+    model.fit(*first_decides(64), loss="softmax_cross_entropy", optimizer=optimizer, clip_norm=0.01, **QUIET)
+    assert all(n == pytest.approx(0.01, rel=1e-4) for n in optimizer.norms) and len(optimizer.norms) == 2
+    optimizer = Spy()
+    model.fit(*first_decides(64), loss="softmax_cross_entropy", optimizer=optimizer, clip_value=0.001, **QUIET)
+    assert all(0 < n < 0.001 * 1500**0.5 for n in optimizer.norms)
+
+
+class Spy:
+    lr = 0.0
+
+    def __init__(self):
+        self.norms = []
+
+    def step(self, grads):
+        self.norms.append(np.sqrt(sum((g.astype("f8") ** 2).sum() for g in grads.values())))
+
+
+# ------------------------------------------------------------------------------------- what is shown, and failures
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_progress(capsys, monkeypatch, tqdm):
+    if tqdm:
+        pytest.importorskip("tqdm")
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    train(2, verbose=1, validation_data=first_decides(5))
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0] for line in out.splitlines()] == ["epoch 1/2", "epoch 2/2"] and "val_loss" in out
+    assert ("epoch 1/2" in err) == tqdm
+    train(2, verbose=0)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_history_plots():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    history = train(3, metrics=["accuracy"], validation_data=first_decides(5))[1]
+    figure = history.plot()
+    assert [ax.get_ylabel() for ax in figure.axes] == ["loss", "accuracy"]
+    lines = figure.axes[0].get_lines()
+    assert [list(line.get_ydata()) for line in lines] == [history.history["loss"], history.history["val_loss"]]
+    assert "3 epochs, loss=" in repr(history)
+
+
+def test_plots_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match="matplotlib"):
+        train(1)[1].plot()
+
+
+def test_nan_is_told_before_the_weights_change():
+    x, y = draw(40, 6, 3), np.arange(40) % 2
+    x[33, 2, 1] = np.nan
+    model = classifier()
+    with pytest.raises(
+        FloatingPointError, match=r"^epoch 0, step 3: the loss is nan .* gradient nan; .*infinity.* in x"
+    ):
+        model.fit(x, y, loss="softmax_cross_entropy", batch_size=10, shuffle=False, **QUIET)
+    clean = classifier()
+    clean.fit(x[:30], y[:30], loss="softmax_cross_entropy", batch_size=10, shuffle=False, **QUIET)
+    assert same(model, clean) and not same(model, classifier())
+
+
+def test_nan_never_reaches_an_optimizer():
+    x, y = draw(40, 6, 3), np.arange(40) % 2
+    x[33] = np.nan
+    spy = Spy()
+    with pytest.raises(FloatingPointError, match="epoch 0, step 3"):
+        classifier().fit(x, y, loss="softmax_cross_entropy", optimizer=spy, batch_size=10, shuffle=False, **QUIET)
+    assert len(spy.norms) == 3 and np.isfinite(spy.norms).all()
+
+
+@pytest.mark.parametrize("target", [np.nan, 1e30])
+def test_a_loss_that_explodes_is_told_before_the_weights_change(target):
+    model = Sequential([GRU(1, 4, seed=0), Dense(4, 1, seed=1)])
+    before = copy.deepcopy(model)
+    y = np.zeros((2, 9, 1), np.float32)
+    y[:, 6:] = target
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 0, step 0, from time step 6: the loss is .*lr than 0.*clip_norm"
+    ):
+        model.fit(draw(2, 9, 1), y, loss="mean_squared_error", tbptt=3, lr=0.0, **QUIET)
+    assert same(model, before)
+
+
+def good(**changes):
+    options = {"x": draw(8, 6, 3), "y": np.arange(8) % 2, "loss": "softmax_cross_entropy", "verbose": 0}
+    return options | changes
+
+
+@pytest.mark.parametrize(
+    "changes, error, words",
+    [
+        ({"loss": "mse"}, ValueError, "loss: expected one of .*'mean_squared_error'"),
+        ({"optimizer": "adamm"}, ValueError, "optimizer: expected one of 'sgd', 'adam', 'adamw', 'rmsprop', got"),
+        ({"optimizer": 3}, TypeError, "optimizer"),
+        ({"optimizer": Adam(classifier())}, ValueError, "optimizer: expected one made over this model"),
+        ({"metrics": "accuracy"}, TypeError, "metrics: expected a list"),
+        ({"metrics": ["f1"]}, ValueError, r"metrics\[0\]: expected one of 'accuracy'"),
+        ({"metrics": ["mae", "mae"]}, ValueError, r"metrics\[1\]: expected different names"),
+        ({"callbacks": [print]}, TypeError, "callbacks"),
+        ({"epochs": 1.5}, TypeError, "epochs"),
+        ({"initial_epoch": -1}, ValueError, "initial_epoch"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"validation_data": draw(8, 6, 3)}, TypeError, "validation_data: expected"),
+        ({"validation_data": (draw(8, 6, 3), [1])}, ValueError, "validation_data: y: expected 8 targets"),
+        ({"clip_norm": 0}, ValueError, "clip_norm"),
+        ({"clip_value": "1"}, TypeError, "clip_value"),
+        ({"lr": -1.0}, ValueError, "lr"),
+        ({"tbptt": 0}, ValueError, "tbptt"),
+        ({"tbptt": 2}, ValueError, r"tbptt: layers\[2\], Pooling"),
+        ({"shuffle": 1}, TypeError, "shuffle"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"verbose": 2}, ValueError, "verbose"),
+        ({"x": draw(8, 6, 3, dtype="f8")}, TypeError, "x: expected dtype float32, got float64"),
+        ({"x": draw(8, 6, 3, 1)}, ValueError, r"x: expected shape \(N, T, I\)"),
+        ({"x": draw(8, 6, 4)}, ValueError, r"layers\[0\], LSTM: x: expected shape"),
+        ({"x": [draw(2, 3)] * 7 + [draw(2, 4)]}, ValueError, "x: expected sequences of the same features"),
+        ({"x": [draw(2, 3)] * 7 + [draw(2, 3, dtype="f8")]}, TypeError, r"x\[7\]: expected dtype float32"),
+        ({"x": [draw(3)] * 8}, ValueError, r"x\[0\]: expected shape \(T, I\)"),
+        ({"y": np.zeros(7, int)}, ValueError, "y: expected 8 targets"),
+        ({"y": None}, ValueError, "y: expected 8 targets"),
+        ({"y": [[1]] * 7 + [[1, 2]]}, ValueError, "y: expected"),
+        ({"y": np.arange(8)}, ValueError, "targets: expected 0 to 1"),
+    ],
+)
+def test_errors_come_before_the_weights_change(changes, error, words):
+    model = classifier()
+    with pytest.raises(error, match=words):
+        model.fit(**good(**changes))
+    assert same(model, classifier())
+
+
+def test_targets_of_each_step_are_checked():
+    model, x = Sequential([GRU(3, 2, seed=0)]), [draw(4, 3), draw(2, 3)]
+    for y, words in (([[0] * 4, [0]], r"y\[1\]: expected 2 steps"), ([0, 1], r"y\[0\]: expected 4 steps")):
+        with pytest.raises(ValueError, match=words):
+            model.fit(x, y, loss="softmax_cross_entropy", verbose=0)
+    with pytest.raises(ValueError, match=r"y: expected shape \(2, 4\)"):
+        model.fit(draw(2, 4, 3), np.zeros((2, 3), int), loss="softmax_cross_entropy", verbose=0)
+    with pytest.raises(ValueError, match="x: expected at least one sequence"):
+        model.predict([])
