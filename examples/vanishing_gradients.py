@@ -109,8 +109,8 @@ def main(arguments: list[str] | None = None, seeds: int = 10) -> None:
 
     print(f"\nthe exploding one learns to tell the sign of the pulse (error below 0.01), of {seeds} times")
     for what, max_norm in (("unclipped", math.inf), ("clipped to norm 1", 1.0)):
-        errors, norms = zip(*(train(max_norm, seed) for seed in range(seeds)))
-        print(f"{what:18}{sum(error < 0.01 for error in errors)} times   largest gradient {max(norms):.2g}")
+        errors, largest = zip(*(train(max_norm, seed) for seed in range(seeds)))
+        print(f"{what:18}{sum(error < 0.01 for error in errors)} times   largest gradient {max(largest):.2g}")
 
     if options.plot:
         draw(found).savefig(options.plot, dpi=120)

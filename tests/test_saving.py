@@ -653,6 +653,34 @@ def test_nothing_large_is_allocated(path, name):
     assert peak < 1_000_000
 
 
+A_LAYER = {"class": "Dense", "arguments": {"in_features": 1, "out_features": 1, "bias": True, "dtype": "float32"}}
+VALUES = (None, True, False, -1, 0, 1, 2, 2**24, 2**62, 0.5, -1e300, "", "float64", "relu", [], [1], [[]], {}, A_LAYER)
+
+
+@pytest.mark.filterwarnings("ignore:dropout acts between layers")
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_argument_with_every_kind_of_value(path, name):
+    elman.save(path, LAYERS[name]())
+    header, data = taken_apart(path.read_bytes())
+    description = json.loads(header["__metadata__"]["elman"])
+    arguments = description["model"]["arguments"]
+    refusals = 0
+    for argument, value in arguments.items():
+        for other in VALUES:
+            arguments[argument] = other
+            header["__metadata__"]["elman"] = json.dumps(description)
+            path.write_bytes(packed(header, data))
+            try:
+                assert {k: v.shape for k, v in elman.load(path).params.items()} == {
+                    k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"
+                }
+            except ValueError as error:
+                assert str(error).startswith(f"{path}: "), (argument, other)
+                refusals += 1
+        arguments[argument] = value
+    assert len(arguments) * (len(VALUES) - 6) < refusals < len(arguments) * len(VALUES)
+
+
 def mutated(raw, rng):
     """A copy with some damage: bits, bytes, numbers of the header, pieces cut out, doubled or swapped, a new length."""
     raw = bytearray(raw)
@@ -684,7 +712,7 @@ def mutated(raw, rng):
     return bytes(raw)
 
 
-MUTATIONS = 500  # of each layer's file
+MUTATIONS = 400  # of each layer's file
 
 
 def test_fuzz(path):
