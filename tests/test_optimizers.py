@@ -427,6 +427,14 @@ def test_anything_with_params_and_edit_will_do():
     assert same(weights(*two.parts.values()), before) and one.state_dict()["step"] == 3
 
 
+def test_weights_that_change_their_shape_are_refused():
+    two = Two()
+    optimizer = SGD(two, momentum=0.9)
+    two.parts["b"] = Dense(5, 4, seed=1)
+    with pytest.raises(ValueError, match="b.weight: expected shape"):
+        optimizer.step({k: np.ones_like(w) for k, w in two.params.items()})
+
+
 def test_gradients_in_other_forms():
     """Lists, integers, strided and read-only arrays, another order, another kind of mapping: the same step."""
     layer, plain = Dense(3, 2, seed=0), Dense(3, 2, seed=0)

@@ -709,7 +709,7 @@ def update(str kind, tuple rule, dict weights, dict grads, const real[:, :] old,
     new: the moments (slots, n) before and after the step, those of all weights one behind the other. threads: a
     function, asked by a step that is large enough for more than one.
 
-    Returns the new weights by name, in memory that nobody can write to; or None, where a gradient is not there, not
+    Returns the new weights by name, in memory that nobody can write to; or None, where an array is not there, not
     dense, or of another dtype or shape. FloatingPointError: a new weight or mean square is not finite. (Buffers as in
     Stack: a typed memoryview for each array would cost more than a small network's step.)
     """
@@ -747,6 +747,8 @@ def update(str kind, tuple rule, dict weights, dict grads, const real[:, :] old,
                 parameters[k].old[slot], parameters[k].next[slot] = &old[slot, n], &new[slot, n]
             result[name] = _ndarray(weight.shape, weight.dtype, memory)
             n += parameters[k].n
+        if n != old.shape[1]:
+            return None
         if n > RELEASE_GIL_UPDATE:
             many = threads()
             with nogil:

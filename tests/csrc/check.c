@@ -983,6 +983,8 @@ static void check_mode(const elman_kernels *kernels, int is_double)
         const gradients dgot = backward(&r, &got, 1);
         char in[64] = {0}, out[64];
         kernels->tanh((ptrdiff_t)(sizeof in / r.size), in, out);
+        const elman_parameter zeros = {.n = (ptrdiff_t)(sizeof in / r.size), .w = in, .g = in, .w_next = out};
+        kernels->sgd(&(elman_rule){.lr = 1}, 1, &zeros, 1);
         expect(&g, fegetround() == FE_UPWARD, "%s: the rounding mode is lost", cells[cell].name);
         fesetround(FE_TONEAREST);
         expect(&g, tiny / 4 > 0, "%s: subnormals are flushed afterwards", cells[cell].name);
