@@ -115,18 +115,18 @@ class _SoleWriter:
     __slots__ = ("_layer", "_who", "_lock")
 
     def __init__(self, layer: Parametrised, who: str):
-        self._layer, self._who = layer, who
+        self._layer, self._who = vars(layer), who  # past __setattr__, which costs more than the lock
 
     def __enter__(self) -> None:
         me = os.getpid(), threading.get_ident()
-        if self._layer._writer == me:
+        if self._layer["_writer"] == me:
             raise RuntimeError(f"{self._who}: this thread is inside an edit of this layer; finish that first")
-        self._lock = self._layer._writing.held()
+        self._lock = self._layer["_writing"].held()
         self._lock.acquire()
-        self._layer._writer = me
+        self._layer["_writer"] = me
 
     def __exit__(self, *error: object) -> None:
-        self._layer._writer = None
+        self._layer["_writer"] = None
         self._lock.release()
 
 
