@@ -248,7 +248,7 @@ REFUSED = [
     (elman.LSTM, {"activations": (None, "tanh", "tanh")}, ValueError, "activations: gates"),
     (elman.LSTM, {"coupled": "f=i"}, ValueError, "coupled: expected one of 'f=1-i', 'i=1-f'"),
     (elman.LSTM, {"coupled": True}, ValueError, "coupled"),
-    (elman.LSTM, {"clip": 0}, ValueError, "clip: expected a number above 0"),
+    (elman.LSTM, {"clip": 0}, ValueError, "clip: expected above 0 and finite"),
     (elman.LSTM, {"clip": -1}, ValueError, "clip"),
     (elman.LSTM, {"clip": np.inf}, ValueError, "clip"),
     (elman.LSTM, {"clip": True}, TypeError, "clip"),

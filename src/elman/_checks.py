@@ -6,6 +6,7 @@ of thing, ValueError for a wrong size or value, both saying what was expected an
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 
@@ -54,6 +55,19 @@ def number(name, value, least, most):
     if not least <= result <= most:
         raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value!r}")
     return result
+
+
+def number_below(name, value, low, high=math.inf, *, open_below=False, infinite=False):
+    """A float in [low, high), or in (low, high) with `open_below`; infinity only with `infinite`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    number = float(value)
+    inside = (low < number if open_below else low <= number) and (number < high or (infinite and number == high))
+    if not inside:
+        wanted = f"{'above' if open_below else 'at least'} {low}"
+        wanted += f" and below {high}" if high < math.inf else "" if infinite else " and finite"
+        raise ValueError(f"{name}: expected {wanted}, got {number}")
+    return number
 
 
 def choice(name, value, allowed):

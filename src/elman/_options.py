@@ -117,10 +117,7 @@ def limit(name: str, value: Any) -> float | None:
     """A clip: a positive number, or None."""
     if value is None:
         return None
-    most = _checks.number(name, value, 0.0, math.inf)
-    if most == 0 or most == math.inf:
-        raise ValueError(f"{name}: expected a number above 0, or None, got {value!r}")
-    return most
+    return _checks.number_below(name, value, 0, open_below=True)
 
 
 def return_all(value: Any, family: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import _checks as check
-from .optimizers import _number
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping"]
 
@@ -32,7 +31,7 @@ class _Watching(Callback):
     def __init__(self, monitor: str | None, mode: str, min_delta: float):
         self.monitor = monitor
         self.mode = check.choice("mode", mode, ("min", "max"))
-        self.min_delta = _number("min_delta", min_delta, 0)
+        self.min_delta = check.number_below("min_delta", min_delta, 0)
         self.best, self.best_epoch = math.nan, -1
 
     def on_train_begin(self, model: Any, initial_epoch: int, names: tuple[str, ...]) -> None:

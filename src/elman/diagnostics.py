@@ -277,22 +277,16 @@ def gate_saturation(
     if low > high:
         raise ValueError(f"low: expected at most high={high:g}, got {low:g}")
     run = _Run(layer, x, lengths)
-    H = layer.hidden_size
     found = GateSaturation({}, {}, {})
-    for k, d, name, h in run.parts():
-        w_ih, w_hh, b_ih, b_hh = run.weights(k, d)
-        nothing = np.zeros_like(h[:1])
-        before = np.concatenate([h[1:], nothing] if d else [nothing, h[:-1]])
-        with np.errstate(all="ignore"):
-            a = run.inputs[k][run.alive] @ w_ih.T + before[run.alive] @ w_hh.T
-            if b_ih is not None:
-                a += b_ih + b_hh
-        for i, letter in enumerate(letters):
-            if letter in _GATES:
-                gate = reference.sigmoid(a[:, i * H : (i + 1) * H])
-                found.closed[f"{letter}_{name}"] = float((gate < low).mean())
-                found.open[f"{letter}_{name}"] = float((gate > high).mean())
-                found.mean[f"{letter}_{name}"] = float(gate.mean(dtype=np.float64))
+    for k in range(layer.num_layers):
+        gates = run.gates(k)[run.alive]  # (N, D, G, H)
+        for d, name in enumerate(run.names(k)):
+            for i, letter in enumerate(letters):
+                if letter in _GATES:
+                    gate = gates[:, d, i]
+                    found.closed[f"{letter}_{name}"] = float((gate < low).mean())
+                    found.open[f"{letter}_{name}"] = float((gate > high).mean())
+                    found.mean[f"{letter}_{name}"] = float(gate.mean(dtype=np.float64))
     return found
 
 
@@ -379,11 +373,7 @@ class _Run:
         self._layer = layer
         self._params = layer.params
         self._module: Any = functional if layer.backend == "compiled" else reference
-        self._options: dict[str, Any] = {}
-        if isinstance(layer, RNN):
-            self._options = {"nonlinearity": layer.nonlinearity}
-        elif isinstance(layer, GRU):
-            self._options = {"reset_after": layer.reset_after}
+        self._options = {name: getattr(layer, name) for name in layer._cell_options}
         self.D = 2 if layer.bidirectional else 1
         self._single = _rank("x", x) == 2
         below = self.time_major("x", x, layer.input_size)
@@ -391,13 +381,14 @@ class _Run:
         if self._single and lengths is not None:
             lengths = [check.integer("lengths", lengths, 0, T)]
         ends: Array = np.full(B, T) if lengths is None else check.lengths("lengths", lengths, T, B)
+        self._ends = ends
         self.alive = np.arange(T)[:, None] < ends
         if not self.alive.any():
             raise ValueError(f"x: expected at least one true step, got T={T}, B={B}, lengths={ends.tolist()}")
         self.inputs, self.outputs = [], []
         for k in range(layer.num_layers):
             weights = [self.weights(k, d) for d in range(self.D)]
-            y, _, _ = self._call("forward", below, None, weights, lengths=ends, training=False)
+            y, *_ = self._call("forward", below, None, weights, lengths=ends, training=False)
             self.inputs.append(below)
             self.outputs.append(y)
             below = y
@@ -416,9 +407,14 @@ class _Run:
         return [f"l{k}", f"l{k}_reverse"][: self.D]
 
     def weights(self, k: int, d: int) -> tuple[Any, ...]:
-        name = self.names(k)[d]
-        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return tuple(self._params.get(f"{kind}_{name}") for kind in kinds)
+        return tuple(self._layer._weights(self._params, k, d))
+
+    def gates(self, k: int) -> Array:
+        """(T, B, D, G, H): the values of the gates of a stacked layer."""
+        weights = [self.weights(k, d) for d in range(self.D)]
+        options = {"lengths": self._ends, "training": False, "return_all": ("gates",)}
+        gates: Array = self._call("forward", self.inputs[k], None, weights, **options)[3]
+        return gates
 
     def parts(self) -> Iterator[tuple[int, int, str, Array]]:
         """Every stacked layer in every direction: k, d, name and h (T, B, H)."""
@@ -467,6 +463,8 @@ class _Run:
 def _cell(layer: Any) -> tuple[str, tuple[str, ...]]:
     for cls, cell in _CELLS.items():
         if isinstance(layer, cls):
+            if layer.merge != "concat":
+                raise ValueError(f"layer: expected one with merge='concat', got merge={layer.merge!r}")
             return cell
     raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
 

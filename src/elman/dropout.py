@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from . import _checks as check
 from ._blocks import Tape, floats, kept, no_weights
 from ._locks import ForkSafeLock
-from .layers import _number
 
 __all__ = ["Dropout"]
 
@@ -30,7 +29,7 @@ class Dropout:
     """
 
     def __init__(self, p: float, *, seed: int | None = None):
-        self._p = _number("p", p, 0.0, 1.0)
+        self._p = check.number("p", p, 0.0, 1.0)
         self._rng = np.random.default_rng(None if seed is None else check.integer("seed", seed, 0))
         self._drawing = ForkSafeLock()
 

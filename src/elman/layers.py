@@ -845,6 +845,7 @@ class RNN(Recurrent[np.ndarray]):
             (nonlinearity,) = activations
         chosen = _options.rnn(nonlinearity, clip)
         self.nonlinearity, self.clip = chosen.activations[0].entry, chosen.clip
+        self.activations = None  # it is called nonlinearity here, however it was given
         super().__init__(
             input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
             seed, backend,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -378,7 +377,7 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
         TypeError, ValueError: gradients that are not writable float arrays, an array given twice, a wrong max_norm.
             Nothing has changed then.
     """
-    max_norm = _number("max_norm", max_norm, 0, open_below=True, infinite=True)
+    max_norm = _checks.number_below("max_norm", max_norm, 0, open_below=True, infinite=True)
     arrays = _arrays(grads)
     norm = _norm(arrays)
     if math.isfinite(norm) and norm > max_norm:
@@ -399,7 +398,7 @@ def clip_grad_value(grads: Grads, clip_value: float) -> None:
         TypeError, ValueError: gradients that are not writable float arrays, an array given twice, a wrong
             clip_value. Nothing has changed then.
     """
-    clip_value = _number("clip_value", clip_value, 0, open_below=True)
+    clip_value = _checks.number_below("clip_value", clip_value, 0, open_below=True)
     for g in _arrays(grads):
         with np.errstate(all="ignore"):
             limit = g.dtype.type(clip_value)
@@ -485,23 +484,10 @@ def _option(label, name, value):
     if name == "betas":
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             raise TypeError(f"{label}: expected two numbers, got {value!r}")
-        return tuple(_number(label, beta, 0, 1) for beta in value)
-    return _number(label, value, 0, 1 if name == "alpha" else math.inf)
+        return tuple(_checks.number_below(label, beta, 0, 1) for beta in value)
+    return _checks.number_below(label, value, 0, 1 if name == "alpha" else math.inf)
 
 
 def _plain(value):
     """A number, or a list of them, from the array that a file may have made of it."""
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _number(name, value, low, high=math.inf, *, open_below=False, infinite=False):
-    """A float in [low, high), or in (low, high) with `open_below`; infinity only with `infinite`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    number = float(value)
-    inside = (low < number if open_below else low <= number) and (number < high or (infinite and number == high))
-    if not inside:
-        wanted = f"{'above' if open_below else 'at least'} {low}"
-        wanted += f" and below {high}" if high < math.inf else "" if infinite else " and finite"
-        raise ValueError(f"{name}: expected {wanted}, got {number}")
-    return number

@@ -49,12 +49,13 @@ def _recurrent(gates: int) -> tuple[tuple[int | str, ...], ...]:
     return (gates, "hidden_size", "input_size"), (gates, "num_layers", "hidden_size", "hidden_size")
 
 
+_LATER = ("activations", "clip", "grad_clip", "merge")
 KINDS = {
     kind.cls.__name__: kind
     for kind in (
-        Kind(RNN, _recurrent(gates=1)),
-        Kind(LSTM, _recurrent(gates=4)),
-        Kind(GRU, _recurrent(gates=3)),
+        Kind(RNN, _recurrent(gates=1), _LATER),
+        Kind(LSTM, _recurrent(gates=4), (*_LATER, "peephole", "coupled", "cell_clip")),
+        Kind(GRU, _recurrent(gates=3), _LATER),
         Kind(Dense, (("in_features", "out_features"),)),
         Kind(Embedding, (("num_embeddings", "embedding_dim"),)),
         Kind(TDNN, (("in_features", "out_features", "kernel_size"),)),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import _checks
-from .optimizers import _number, _plain
+from .optimizers import _plain
 
 __all__ = ["CosineAnnealingLR", "CosineAnnealingWarmRestarts", "LinearWarmup", "ReduceLROnPlateau", "StepLR"]
 
@@ -37,9 +37,9 @@ class StepLR:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _number("lr", self.lr, 0)
+        _checks.number_below("lr", self.lr, 0)
         _checks.integer("step_size", self.step_size, 1)
-        _number("gamma", self.gamma, 0)
+        _checks.number_below("gamma", self.gamma, 0)
 
     def __call__(self, step: int) -> float:
         """The rate after so many steps, an integer from 0 on."""
@@ -60,9 +60,9 @@ class CosineAnnealingLR:
     eta_min: float = 0.0
 
     def __post_init__(self) -> None:
-        _number("lr", self.lr, 0)
+        _checks.number_below("lr", self.lr, 0)
         _checks.integer("T_max", self.T_max, 1)
-        _number("eta_min", self.eta_min, 0)
+        _checks.number_below("eta_min", self.eta_min, 0)
 
     def __call__(self, step: int) -> float:
         """The rate after so many steps, an integer from 0 on."""
@@ -83,10 +83,10 @@ class CosineAnnealingWarmRestarts:
     eta_min: float = 0.0
 
     def __post_init__(self) -> None:
-        _number("lr", self.lr, 0)
+        _checks.number_below("lr", self.lr, 0)
         _checks.integer("T_0", self.T_0, 1)
         _checks.integer("T_mult", self.T_mult, 1)
-        _number("eta_min", self.eta_min, 0)
+        _checks.number_below("eta_min", self.eta_min, 0)
 
     def __call__(self, step: int) -> float:
         """The rate after so many steps, an integer from 0 on."""
@@ -121,9 +121,9 @@ class LinearWarmup:
 
     def __post_init__(self) -> None:
         if not callable(self.schedule):
-            _number("schedule", self.schedule, 0)
+            _checks.number_below("schedule", self.schedule, 0)
         _checks.integer("total_iters", self.total_iters, 0)
-        if _number("start_factor", self.start_factor, 0) > 1:
+        if _checks.number_below("start_factor", self.start_factor, 0) > 1:
             raise ValueError(f"start_factor: expected 0 to 1, got {self.start_factor}")
 
     def __call__(self, step: int) -> float:
@@ -163,15 +163,15 @@ class ReduceLROnPlateau:
         min_lr: float = 0.0,
         eps: float = 1e-8,
     ):
-        self.lr = _number("lr", lr, 0)
+        self.lr = _checks.number_below("lr", lr, 0)
         self._sign = -1 if _checks.choice("mode", mode, ("min", "max")) == "min" else 1
-        self._factor = _number("factor", factor, 0, 1)
+        self._factor = _checks.number_below("factor", factor, 0, 1)
         self._patience = _checks.integer("patience", patience, 0)
-        self._threshold = _number("threshold", threshold, 0)
+        self._threshold = _checks.number_below("threshold", threshold, 0)
         self._relative = _checks.choice("threshold_mode", threshold_mode, ("rel", "abs")) == "rel"
         self._cooldown = _checks.integer("cooldown", cooldown, 0)
-        self._min_lr = _number("min_lr", min_lr, 0)
-        self._eps = _number("eps", eps, 0)
+        self._min_lr = _checks.number_below("min_lr", min_lr, 0)
+        self._eps = _checks.number_below("eps", eps, 0)
         self._best = -self._sign * math.inf
         self._bad_epochs = self._resting = 0
 
@@ -210,7 +210,7 @@ class ReduceLROnPlateau:
             came = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(f"state: expected a mapping with {', '.join(wanted)}, got {came}")
         given = {name: _plain(value) for name, value in state.items()}
-        lr, best = _number("state: lr", given["lr"], 0), _metric("state: best", given["best"])
+        lr, best = _checks.number_below("state: lr", given["lr"], 0), _metric("state: best", given["best"])
         bad_epochs = _checks.integer("state: num_bad_epochs", given["num_bad_epochs"], 0)
         self._resting = _checks.integer("state: cooldown_counter", given["cooldown_counter"], 0)
         self.lr, self._best, self._bad_epochs = lr, best, bad_epochs

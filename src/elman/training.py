@@ -146,9 +146,9 @@ def fit(
         raise TypeError(f"callbacks: expected a list of Callback, got {callbacks!r}")
     for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
         if value is not None:
-            optimizers._number(name, value, 0, open_below=True)
+            check.number_below(name, value, 0, open_below=True)
     if lr is not None and not callable(lr):
-        lr = optimizers._number("lr", lr, 0)
+        lr = check.number_below("lr", lr, 0)
     if tbptt is not None:
         tbptt = check.integer("tbptt", tbptt, 1)
         model._check_streams("tbptt")
