@@ -1,6 +1,8 @@
 """What a user's program does first: run where elman is installed with NumPy alone, and typed by mypy."""
 
+import os
 import sys
+import tempfile
 
 import numpy as np
 
@@ -65,5 +67,27 @@ assert rnn.astype(np.float64).params["bias_ih_l0"].dtype == np.float64 and lstm.
     2,
     5,
 )
+
+# The layers' options, and models.
+everything = elman.LSTM(3, 5, peephole=True, coupled="f=1-i", clip=3, activations=("hardsigmoid", "tanh", ("elu", 0.5)))
+y, _, c_all, gates = everything(x, return_all=("c", "gates"))
+assert c_all.shape == y.shape == (7, 4, 5) and gates.shape == (7, 4, 1, 4, 5)
+y, final, piecewise = everything.forward(x, tbptt=3, burn_in=1)
+everything.backward(piecewise, np.ones_like(y), final, dc=np.ones_like(y))
+model = elman.Sequential([elman.GRU(3, 8, seed=0), elman.Pooling("last"), elman.Dense(8, 2, seed=1)])
+sequences = [np.full((n, 3), n % 2, np.float32) for n in range(3, 23)]
+labels = np.arange(3, 23) % 2
+history = model.fit(
+    sequences, labels, loss="softmax_cross_entropy", epochs=20, optimizer=elman.AdamW(model, lr=0.02),
+    metrics=["accuracy"], seed=0, verbose=0,
+)  # fmt: skip
+assert (
+    history.history["accuracy"][-1] == 1
+    and model.evaluate(sequences, labels, loss="softmax_cross_entropy")["loss"] < 0.3
+)
+path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+elman.save(path, model)
+assert np.array_equal(elman.load(path).predict(sequences), model.predict(sequences))
+assert elman.diagnostics.spectral_radius(gru) is not None
 
 print("elman", elman.__version__, "works with", sorted(m for m in sys.modules if m in ("numpy", "torch", "scipy")))

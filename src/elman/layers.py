@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -136,6 +136,12 @@ class Recurrent(Parametrised, Generic[State]):
 
     # ------------------------------------------------------------------------------------------------ computing
 
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, reset: ArrayLike | None = None
+    ) -> tuple[np.ndarray, State]: ...
+
+    @overload
     def __call__(
         self,
         x: ArrayLike,
@@ -143,8 +149,10 @@ class Recurrent(Parametrised, Generic[State]):
         *,
         lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
-        return_all: Sequence[str] = (),
-    ) -> Any:
+        return_all: Sequence[str],
+    ) -> tuple[Any, ...]: ...
+
+    def __call__(self, x, state=None, *, lengths=None, reset=None, return_all=()):
         """Inference: nothing is kept for a gradient and dropout never applies.
 
         x : (T, B, I), with `batch_first` (B, T, I), or (T, I) without a batch. The layer's dtype, integers or lists.
@@ -193,6 +201,7 @@ class Recurrent(Parametrised, Generic[State]):
         inference.run(below, parts, lengths, reset, _time_major(y, layout))
         return y, self._callers_state(parts, layout)
 
+    @overload
     def forward(
         self,
         x: ArrayLike,
@@ -204,8 +213,27 @@ class Recurrent(Parametrised, Generic[State]):
         recompute: bool = False,
         tbptt: int | None = None,
         burn_in: int = 0,
-        return_all: Sequence[str] = (),
-    ) -> Any:
+    ) -> tuple[np.ndarray, State, Tape]: ...
+
+    @overload
+    def forward(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: int | np.random.Generator | None = None,
+        recompute: bool = False,
+        tbptt: int | None = None,
+        burn_in: int = 0,
+        return_all: Sequence[str],
+    ) -> tuple[Any, ...]: ...
+
+    def forward(
+        self, x, state=None, *, lengths=None, reset=None, rng=None, recompute=False, tbptt=None, burn_in=0,
+        return_all=(),
+    ):  # fmt: skip
         """As a call, with dropout between the layers, and a tape for `backward`. The layer stays unchanged.
 
         x, state, lengths, reset, return_all : as in a call. They may be edited afterwards; the tape has what it needs.
