@@ -4,6 +4,7 @@ contestants of a row take turns; medians.
 
 import statistics
 import time
+from functools import partial
 
 import numpy as np
 
@@ -53,8 +54,8 @@ def main():
             plain = [{"reset_after": False} if "reset_after" in option else {} for option in options]
             for option, without in zip(options, plain, strict=True):
                 layers = [kind(I, H, seed=0, **each) for each in (without, option)]
-                calls = [lambda layer=layer: layer(x) for layer in layers]
-                steps = [lambda layer=layer: trained(layer, x, dy) for layer in layers]
+                calls = [partial(layer, x) for layer in layers]
+                steps = [partial(trained, layer, x, dy) for layer in layers]
                 ratios = [after / before for before, after in (medians(calls), medians(steps))]
                 print(f"{f'{name} T{T} B{B} {I}->{H} {option}':112}{ratios[0]:10.2f}{ratios[1]:10.2f}")
 
