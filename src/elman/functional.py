@@ -67,8 +67,20 @@ class PackedWeights:
     def __init__(self, kind: _Kind, weights: Any, name: str = "weights"):
         gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind.family.partition("_")[0]]
         units = _options.PEEPHOLES if kind.family == "lstm" else ()
-        self.arrays = tuple(tuple(map(_frozen, d)) for d in _checks.weights(name, weights, gates, units))
+        self._lay_out(kind, _checks.weights(name, weights, gates, units))
+        self.spare: deque[Array] = deque(maxlen=1)  # see _Memory
+
+    def renewed(self, weights: Any) -> PackedWeights:
+        """The same layer with other weights, which are known to have the same form: a layer's change in every step of
+        an optimiser."""
+        new = object.__new__(PackedWeights)
+        new._lay_out(self.kind, weights)
+        new.spare = self.spare  # a tape's memory goes on to the next one
+        return new
+
+    def _lay_out(self, kind, weights):
         self.kind = kind
+        self.arrays = tuple(tuple(map(_frozen, d)) for d in weights)
         _, w_hh, b_ih, _, *of_units = self.arrays[0]
         self.cell = kind.cell(bool(of_units))
         self.dtype = w_hh.dtype
@@ -80,12 +92,13 @@ class PackedWeights:
         )  # fmt: skip
         self.letters = ("h", "c")[: self.packed.states]
         for d, (w_ih, w_hh, b_ih, b_hh, *of_units) in enumerate(self.arrays):
-            columns, rest = gates * self._padded(self.H), self.packed.units * self._padded(self.H)
-            memory = [_aligned(n, self.dtype) for n in (self.I * columns, self.H * columns, columns, columns, rest)]
+            Hp = self._padded(self.H)
+            columns = self.packed.gates * Hp
+            sizes = (self.I * columns, self.H * columns, columns, columns, self.packed.units * Hp)
+            memory = _all_aligned(sizes, self.dtype)
             stacked = np.stack(of_units) if of_units else None
             self.kernels["pack"](self.packed, d, w_ih, w_hh, b_ih, b_hh, stacked, *memory)
         self._has_transposed = False
-        self.spare: deque[Array] = deque(maxlen=1)  # see _Memory; layers hand it on when their weights change
 
     def for_backward(self) -> _kernels.Packed:
         """The packed weights with their transposed panels, which are made when they are first wanted."""
@@ -93,7 +106,7 @@ class PackedWeights:
             with _packing.held():
                 for d, (w_ih, w_hh, *_) in enumerate(() if self._has_transposed else self.arrays):
                     rows = self.packed.gates * self._padded(self.H)
-                    memory = [_aligned(rows * self._padded(n), self.dtype) for n in (self.I, self.H)]
+                    memory = _all_aligned([rows * self._padded(n) for n in (self.I, self.H)], self.dtype)
                     self.kernels["pack_transposed"](self.packed, d, w_ih, w_hh, *memory)
                 self._has_transposed = True
         return self.packed
@@ -546,6 +559,16 @@ def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
     memory = np.empty(n * dtype.itemsize + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + n * dtype.itemsize].view(dtype)
+
+
+def _all_aligned(sizes: Sequence[int], dtype: np.dtype) -> list[np.ndarray]:
+    """Arrays of so many elements, each on cache lines of its own, in one piece of memory."""
+    line = 64 // dtype.itemsize
+    starts = [0]
+    for n in sizes:
+        starts.append(starts[-1] - (-n // line) * line)
+    whole = _aligned(starts[-1], dtype)
+    return [whole[start : start + n] for start, n in zip(starts, sizes)]
 
 
 def _frozen(array):

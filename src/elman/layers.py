@@ -494,12 +494,12 @@ class Recurrent(Parametrised, Generic[State]):
     def _packed(self, params: Params) -> tuple[list[Any], Any]:
         """The backend's form of the weights, one entry per stacked layer, and its Inference, where it has that."""
         directions = range(self._directions)
-        stack = [self._pack([self._weights(params, k, d) for d in directions]) for k in range(self.num_layers)]
-        if self.backend == "reference":
-            return stack, None
+        weights = [[self._weights(params, k, d) for d in directions] for k in range(self.num_layers)]
         before = vars(self).get("_snapshot")
-        for new, old in zip(stack, before.packed[0] if before else (), strict=False):
-            new.spare = old.spare  # a tape's memory, for the next one
+        if before is None or self.backend == "reference":
+            stack = [self._pack(each) for each in weights]
+        else:
+            stack = [old.renewed(each) for old, each in zip(before.packed[0], weights, strict=True)]
         return stack, self._inference(stack) if self._inference else None
 
     @staticmethod
