@@ -4,8 +4,11 @@
 
 The data are the yearly sunspot numbers of 1700 to 2008 that statsmodels ships. Five GRUs learn from the years before
 1957, and the mean of their forecasts is compared, for 1957 to 2008, with what needs no model: the last year's number
-(naive) and the number 11 years before (seasonal naive; the cycle takes 9 to 14 years). What can be chosen (years, units,
-epochs) was chosen by training on the years before 1906 and looking at 1906 to 1956 only: that is --validate.
+(naive) and that of 11 years before (seasonal naive; a cycle takes 9 to 14 years). The model is the best of six that
+were trained on the years before 1906 and compared on 1906 to 1956, which --validate repeats.
+
+Result on two cores, in 1.1 s: a mean absolute error of 20.8 sunspots over the five years (15.6 one year ahead), naive
+60.0 (24.9), seasonal naive 27.0 (29.2).
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ def read_sunspots() -> tuple[np.ndarray, np.ndarray]:
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description="forecasting: sunspots, five years ahead")
     parser.add_argument("--quick", action="store_true", help="one network and fewer epochs, in a second")
-    parser.add_argument("--validate", action="store_true", help="forecast 1906 to 1956 instead, as for choosing a model")
+    parser.add_argument("--validate", action="store_true", help="forecast 1906 to 1956 instead")
     options = parser.parse_args(arguments)
     networks, epochs = (1, 30) if options.quick else (5, 50)
     first, last = (1906, 1956) if options.validate else (1957, 2008)
@@ -50,10 +53,18 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
     forecasts = []
     for seed in range(networks):
-        model = elman.Sequential([elman.GRU(1, 16, seed=seed), elman.Pooling("last"), elman.Dense(16, AHEAD, seed=seed)])
-        adam = elman.AdamW(model, lr=5e-3)
-        fixed = {"loss": "mean_squared_error", "optimizer": adam, "clip_norm": 1.0, "verbose": 0}
-        model.fit(x[training], y[training], epochs=epochs, seed=seed, **fixed)
+        gru, head = elman.GRU(1, 16, seed=seed), elman.Dense(16, AHEAD, seed=seed)
+        model = elman.Sequential([gru, elman.Pooling("last"), head])
+        model.fit(
+            x[training],
+            y[training],
+            loss="mean_squared_error",
+            optimizer=elman.AdamW(model, lr=5e-3),
+            epochs=epochs,
+            clip_norm=1.0,
+            seed=seed,
+            verbose=0,
+        )
         forecasts.append(model.predict(x[test]))
     numbers = np.lib.stride_tricks.sliding_window_view(sunspots, PAST + AHEAD)[test]
     found = {
