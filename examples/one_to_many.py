@@ -27,7 +27,7 @@ LETTERS = "\n_abcdefghijklmnopqrstuvwxyz"  # the first one ends a name
 
 
 def read_names() -> list[np.ndarray]:
-    """Names in small letters, each once, in random order; each as the places of its letters in LETTERS, with the end."""
+    """Names in small letters, each once, in random order, as the places of their letters in LETTERS, with the end."""
     files = sorted(Path(os.__file__).parent.glob("*.py"))
     source = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     names = sorted({name.strip("_").lower() for name in re.findall(r"\bdef ([A-Za-z_]{5,30})\(", source)} - {""})
