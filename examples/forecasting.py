@@ -1,11 +1,11 @@
 """Forecasting: the sunspots of the next five years, from the 33 years before.
 
-    python examples/forecasting.py [--quick]
+    python examples/forecasting.py [--quick] [--validate]
 
 The data are the yearly sunspot numbers of 1700 to 2008 that statsmodels ships. Five GRUs learn from the years before
 1957, and the mean of their forecasts is compared, for 1957 to 2008, with what needs no model: the last year's number
 (naive) and that of 11 years before (seasonal naive; a cycle takes 9 to 14 years). The model is the best of six that
-were trained on the years before 1906 and compared on 1906 to 1956, which --validate repeats.
+were trained on the years before 1906 and compared on 1906 to 1956; --validate shows what it did there.
 
 Result on two cores, in 1.1 s: a mean absolute error of 20.8 sunspots over the five years (15.6 one year ahead), naive
 60.0 (24.9), seasonal naive 27.0 (29.2).
