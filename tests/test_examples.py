@@ -1,0 +1,119 @@
+"""The examples run, learn, and compare themselves with baselines that are right."""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import elman
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def quick(name, capsys):
+    """What main(["--quick"]) returns, and what it prints."""
+    results = load(name).main(["--quick"])
+    printed = capsys.readouterr().out
+    assert results and all(math.isfinite(value) for value in results.values())
+    assert "nan" not in printed.split()
+    return results, printed
+
+
+def test_one_to_many(capsys):
+    results, printed = quick("one_to_many", capsys)
+    assert results["perplexity"] < 0.9 * results["bigram_perplexity"] < 0.9 * 28  # 28: of a guess
+    for line in printed.splitlines():
+        if "->" in line:  # "  g -> get, getter"
+            first, names = line.strip().split(" -> ")
+            assert all(name.startswith(first) and name.isidentifier() for name in names.split(", "))
+
+
+def test_one_to_many_is_the_same_with_one_thread(capsys):
+    with elman.threads(1):
+        alone, printed_alone = quick("one_to_many", capsys)
+    results, printed = quick("one_to_many", capsys)
+    assert results == alone
+    assert printed.splitlines()[:-1] == printed_alone.splitlines()[:-1]  # the last one has the seconds
+
+
+def test_letter_pairs_are_counted():
+    one_to_many = load("one_to_many")
+    name = np.array([one_to_many.LETTERS.index(letter) for letter in "ab\n"])
+    assert one_to_many.bigram_perplexity([], [name]) == pytest.approx(28)
+    # After "a" and after "b" one of 1 + 28 counts became 2, in each case for what comes.
+    assert one_to_many.bigram_perplexity([name], [name]) == pytest.approx(29 / 2)
+
+
+def test_many_to_one(capsys):
+    pytest.importorskip("sklearn")
+    results, _ = quick("many_to_one", capsys)
+    assert 0.8 < results["accuracy"] <= 1
+
+
+def test_many_to_many(capsys):
+    results, _ = quick("many_to_many", capsys)
+    assert results["majority"] < 0.5 and 0.8 < results["accuracy"] <= 1
+
+
+def test_characters_are_tagged(tmp_path):
+    many_to_many = load("many_to_many")
+    source = '"""Two\nlines."""\nif x == "a":  # why, ä?\n\x0c\n    y = f"b{x}"\n'
+    path = tmp_path / "source.py"
+    path.write_text(source + "#" * many_to_many.PIECE, encoding="utf-8")
+    x, y = many_to_many.read_modules([path])
+    assert x.shape == y.shape == (1, many_to_many.PIECE) and x.max() == 127
+    tags = [many_to_many.TAGS[tag] for tag in y[0]]
+    found = {tag: "".join(c for c, t in zip(source, tags) if t == tag) for tag in many_to_many.TAGS}
+    assert found["comment"] == "# why, ä?" and found["keyword"] == "if"
+    assert found["string"].startswith('"""Two\nlines.""""a"f"b')
+    assert found["name"][:2] == "xy" and "==" in found["other"]
+    assert set(tags[len(source) :]) == {"comment"}
+
+
+def test_forecasting(capsys):
+    pytest.importorskip("statsmodels")
+    results, _ = quick("forecasting", capsys)
+    assert 5 < results["network"] < 0.9 * results["seasonal naive"] < results["naive"]
+
+
+def test_the_forecasts_without_a_model_are_what_they_say(capsys):
+    pytest.importorskip("statsmodels")
+    results, _ = quick("forecasting", capsys)
+    years, sunspots = load("forecasting").read_sunspots()
+    number = dict(zip(years, sunspots))
+    naive, seasonal = [], []
+    for first in range(1957, 2005):  # of five years, until 2008
+        for year in range(first, first + 5):
+            naive.append(abs(number[year] - number[first - 1]))
+            seasonal.append(abs(number[year] - number[year - 11]))
+    assert results["naive"] == pytest.approx(np.mean(naive))
+    assert results["seasonal naive"] == pytest.approx(np.mean(seasonal))
+
+
+def test_beginners(capsys):
+    pytest.importorskip("sklearn")
+    results, _ = quick("beginners", capsys)
+    assert set(results) == {"SimpleRNN(64, relu)", "LSTM(64, relu)"}
+    assert all(0.75 < accuracy <= 1 for accuracy in results.values())
+
+
+@pytest.mark.parametrize(
+    "name, package",
+    [("many_to_one", "sklearn.datasets"), ("beginners", "sklearn.datasets"), ("forecasting", "statsmodels.datasets")],
+)
+def test_a_missing_package_is_named(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package.split(".")[0], None)
+    monkeypatch.setitem(sys.modules, package, None)
+    install = {"sklearn": "scikit-learn", "statsmodels": "statsmodels"}[package.split(".")[0]]
+    with pytest.raises(SystemExit, match=f"{name}.py needs {install} for its data: pip install {install}"):
+        load(name).main(["--quick"])
