@@ -380,7 +380,7 @@ def test_progress(capsys, monkeypatch, tqdm):
     out, err = capsys.readouterr()
     assert [line.split("  ")[0] for line in out.splitlines()] == ["epoch 1/2", "epoch 2/2"] and "val_loss" in out
     assert ("epoch 1/2" in err) == tqdm
-    train(2, verbose=0)
+    train(2, verbose=False)
     assert capsys.readouterr() == ("", "")
 
 

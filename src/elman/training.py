@@ -96,7 +96,7 @@ def fit(
     shuffle: bool = True,
     seed: int | None = None,
     initial_epoch: int = 0,
-    verbose: int = 1,
+    verbose: int | bool = 1,
 ) -> History:
     """Trains the model.
 
@@ -122,7 +122,7 @@ def fit(
             optimiser after each; the state goes from piece to piece, the gradient does not. For long series.
         shuffle: a new order in each epoch; False: as given, also if ragged.
         seed: of the order and of dropout, a whole number; None: random.
-        verbose: 1: a line per epoch, with a bar where tqdm is installed; 0: silent.
+        verbose: 1 or True: a line per epoch, with a bar where tqdm is installed; 0 or False: silent.
 
     Returns:
         A History.
@@ -156,7 +156,7 @@ def fit(
             raise ValueError("tbptt: expected an x with a time axis, and a loss with a target for every step")
     check.boolean("shuffle", shuffle)
     seed = np.random.SeedSequence().entropy if seed is None else check.integer("seed", seed, 0)
-    verbose = check.integer("verbose", verbose, 0, 1)
+    verbose = check.integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0, 1)
     optimizer = _optimizer(optimizer, model)
 
     names = (*objective.names, "grad_norm", "lr")
