@@ -22,6 +22,7 @@ TORCH = """
 import torch
 torch.set_num_threads(1)
 layer, x = getattr(torch.nn, cell)(I, H), torch.from_numpy(x)
+x.requires_grad_(mode != "call")
 with torch.no_grad():
     layer(x[:1])
 before = peak()
@@ -31,10 +32,10 @@ if mode != "call":
     y.backward(y.detach())
 """
 PROGRAM = """
-import resource, numpy as np, elman
+import resource, sys, numpy as np, elman
 elman.set_num_threads(1)
 T, B, I, H, cell, mode = {T}, {B}, {I}, {H}, {cell!r}, {mode!r}
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 x = np.random.default_rng(0).standard_normal((T, B, I), np.float32)
 {work}
 print(peak() - before)

@@ -7,14 +7,20 @@
 #if defined(_MSC_VER)
 #include <windows.h>
 typedef volatile long elman_atomic;
-static inline long elman_get(elman_atomic *p) { return InterlockedOr(p, 0); }
-static inline void elman_put(elman_atomic *p, long value) { InterlockedExchange(p, value); }
+static inline long elman_get(elman_atomic *p) { return ReadAcquire(p); }
+static inline void elman_put(elman_atomic *p, long value) { WriteRelease(p, value); }
 static inline long elman_add(elman_atomic *p, long value) { return InterlockedExchangeAdd(p, value) + value; }
 static inline void elman_pause(void) { YieldProcessor(); }
 static inline void elman_yield(void) { SwitchToThread(); }
 
 #else
+#if defined(_WIN32)
+#include <windows.h>
+static inline void elman_yield(void) { SwitchToThread(); }
+#else
 #include <sched.h>
+static inline void elman_yield(void) { sched_yield(); }
+#endif
 typedef long elman_atomic;
 static inline long elman_get(elman_atomic *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void elman_put(elman_atomic *p, long value) { __atomic_store_n(p, value, __ATOMIC_RELEASE); }
@@ -27,7 +33,6 @@ static inline void elman_pause(void)
     __asm__ volatile("isb"); /* `yield` takes no time at all there */
 #endif
 }
-static inline void elman_yield(void) { sched_yield(); }
 #endif
 
 /* Pauses that a thread makes before it gives up its core: 10 to 50 us of them. */

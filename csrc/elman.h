@@ -72,7 +72,7 @@ typedef struct {
 typedef struct {
     ptrdiff_t T, B, I, H;
     int directions;
-    int threads;                  /* at most so many; the result never depends on it */
+    int threads;                  /* at most so many, up to 1024; the result never depends on it */
     const elman_weights *weights; /* (D) */
     const elman_options *options; /* NULL for a cell that does not end in _any */
     const void *x;                /* (T, B, I): x[t][b] stands at x + t * x_t + b * x_b; past a length never read */

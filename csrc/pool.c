@@ -29,7 +29,8 @@ static long now(void) /* microseconds */
     LARGE_INTEGER ticks, rate;
     QueryPerformanceCounter(&ticks);
     QueryPerformanceFrequency(&rate);
-    return (long)(unsigned long)(ticks.QuadPart * 1000000 / rate.QuadPart);
+    const long long seconds = ticks.QuadPart / rate.QuadPart, rest = ticks.QuadPart % rate.QuadPart;
+    return (long)(unsigned long)(seconds * 1000000 + rest * 1000000 / rate.QuadPart);
 }
 static DWORD WINAPI worker_main(LPVOID unused)
 {
@@ -142,7 +143,7 @@ typedef struct {
     void (*run)(void *arg, ptrdiff_t task, int worker);
     void *arg;
     ptrdiff_t next, tasks;
-    elman_atomic weighed; /* elman_worth_threads wants to know when this call ends */
+    elman_atomic weighed; /* the work of this call is worth threads, so that its end is of interest */
     elman_atomic end;     /* when that was, in microseconds */
 } job_pool;
 
@@ -201,11 +202,10 @@ int elman_worth_threads(int threads, double work)
     /* Multiplications: a thread's share that is worth it if it is awake, 20 to 50 us, and all of them, if it sleeps. */
     const double least_share = 2.5e6, least_to_wake = 2.4e7;
     enum { BACK_AT_ONCE = 50 }; /* us */
-    if (threads <= 1 || work < 2 * least_share) return 1;
-    if (work < least_to_wake) {
-        elman_put(&pool.weighed, 1);
-        if ((unsigned long)now() - (unsigned long)elman_get(&pool.end) > BACK_AT_ONCE) return 1;
-    }
+    const int is_worth = threads > 1 && work >= 2 * least_share;
+    if (elman_get(&pool.weighed) != is_worth) elman_put(&pool.weighed, is_worth);
+    if (!is_worth) return 1;
+    if (work < least_to_wake && (unsigned long)now() - (unsigned long)elman_get(&pool.end) > BACK_AT_ONCE) return 1;
     return work / least_share < threads ? (int)(work / least_share) : threads;
 }
 
@@ -244,8 +244,5 @@ static void share_out(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdi
 void elman_parallel(int threads, ptrdiff_t tasks, void (*run)(void *arg, ptrdiff_t task, int worker), void *arg)
 {
     share_out(threads, tasks, run, arg);
-    if (elman_get(&pool.weighed)) {
-        elman_put(&pool.weighed, 0);
-        elman_put(&pool.end, now());
-    }
+    if (elman_get(&pool.weighed)) elman_put(&pool.end, now());
 }

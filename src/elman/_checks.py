@@ -47,11 +47,18 @@ def boolean(name, value):
     return bool(value)
 
 
+def _float(name, value):
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that fits a float, got one that is too large") from None
+
+
 def number(name, value, least, most):
     """A real number as a float; bool is refused, and NaN."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    result = float(value)
+    result = _float(name, value)
     if not least <= result <= most:
         raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value!r}")
     return result
@@ -61,7 +68,7 @@ def number_below(name, value, low, high=math.inf, *, open_below=False, infinite=
     """A float in [low, high), or in (low, high) with `open_below`; infinity only with `infinite`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    number = float(value)
+    number = _float(name, value)
     inside = (low < number if open_below else low <= number) and (number < high or (infinite and number == high))
     if not inside:
         wanted = f"{'above' if open_below else 'at least'} {low}"

@@ -5,7 +5,6 @@ Checked here once for the reference and for the kernels. No arithmetic.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, TypeAlias
 
 from . import _checks
@@ -29,6 +28,7 @@ ACTIVATIONS: dict[str, tuple[float, ...]] = {
 }
 COUPLED = (None, "f=1-i", "i=1-f")
 PEEPHOLES = ("weight_ci", "weight_cf", "weight_co")
+LARGEST = 3.4e38  # of alpha and beta, which must fit float32 too
 ROLES = ("gates", "candidate", "output")
 
 
@@ -101,16 +101,14 @@ def _one(name: str, entry: Any) -> Chosen:
     if len(given) > len(defaults):
         takes = ("nothing", "alpha", "alpha and beta")[len(defaults)]
         raise ValueError(f"{name}: expected {takes} beside {entry!r}, got {len(given)} numbers")
-    numbers = [_checks.number(name, value, -math.inf, math.inf) for value in given]
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name}: expected finite numbers, got {given}")
-    return Chosen(entry, *numbers, *defaults[len(numbers) :])
+    numbers = [_checks.number(name, value, -LARGEST, LARGEST) for value in given]
+    return Chosen(str(entry), *numbers, *defaults[len(numbers) :])
 
 
 def _coupled(value: Any) -> str | None:
     if value is not None:
-        _checks.choice("coupled", value, COUPLED[1:])
-    return value
+        value = str(_checks.choice("coupled", value, COUPLED[1:]))
+    return value  # type: ignore[no-any-return]
 
 
 def limit(name: str, value: Any) -> float | None:
@@ -129,4 +127,6 @@ def return_all(value: Any, family: str) -> tuple[str, ...]:
         if name not in possible:
             wanted = " and ".join(map(repr, possible)) or "nothing, since it has neither a cell state nor gates"
             raise ValueError(f"return_all: expected {wanted}, got {name!r}")
+    if len(set(value)) < len(value):
+        raise ValueError(f"return_all: expected each name once, got {value!r}")
     return tuple(value)

@@ -2,8 +2,10 @@
 
 The same names and signatures as `elman.reference`, which has the equations. A call takes one layer with one or two
 directions, time first. `weights` is a list with a tuple (weight_ih (G*H, I), weight_hh (G*H, H), bias_ih (G*H,),
-bias_hh (G*H,)) for each direction, the biases may be None; or, to lay the weights out once for many calls, what
-`*_pack` made of it. float32 and float64; no argument is changed but `out`, and the state of `*_step`.
+bias_hh (G*H,)) for each direction, the biases may be None, and for an LSTM with peepholes (weight_ci, weight_cf,
+weight_co), (H,) each, behind them; or, to lay the weights out once for many calls, what `*_pack` made of it. Gradients
+of weights have the same form. Options (activations, clip, ...) are described in `elman.LSTM`. float32 and float64; no
+argument is changed but `out`, and the state of `*_step`.
 """
 
 from __future__ import annotations
@@ -197,7 +199,7 @@ def rnn_forward(
 ) -> tuple[Any, ...]:
     """h' = phi(W_ih x + b_ih + W_hh h + b_hh) for every step: see `lstm_forward`; state is h (D, B, H).
 
-    nonlinearity: phi, "tanh", "relu" or "sigmoid".
+    nonlinearity: phi, "tanh", "relu", "sigmoid" or another activation of `elman.LSTM`; clip limits the sum inside it.
     """
     return _forward(_rnn(nonlinearity, clip), x, state, weights, lengths, reset, training, recompute, out, return_all)
 
@@ -230,8 +232,9 @@ def lstm_forward(
     recompute: keep only the state before each step (2 of 6 arrays; GRU 1 of 5, with reset before 1 of 4; RNN 1 of 2)
               and let `lstm_backward` compute the rest again: a third more work, the same bits
     out:      (T, B, D*H) to write y into
+    coupled, clip, cell_clip, activations: as in `elman.LSTM`
     return_all: "c" for c after every step, (T, B, D*H), "gates" for the values of the gates, (T, B, D, G, H), in the
-              order of the weights; zeros past a length
+              order of the weights (the tape then keeps them, whatever `recompute` says); zeros past a length
     Returns y (T, B, D*H), the state (h, c) after the last true steps, each (D, B, H), the tape or None, and the arrays
     that return_all asks for.
     Raises TypeError and ValueError naming the argument, before anything is written.
@@ -489,6 +492,8 @@ def _step(kind, x, state, stack, out):
             raise ValueError(
                 f"stack[{layer}]: expected I = H = {first.H} of {first.dtype}, got I = {w.I}, H = {w.H} of {w.dtype}"
             )
+        if w.packed.has_units != first.packed.has_units:
+            raise ValueError(f"stack[{layer}]: expected peepholes in all layers or in none")
     x = _checks.array("x", x, first.dtype, ("B", first.I))
     shape = (len(packed), x.shape[0], first.H)
     parts = _checks.parts_of("state", state, first.letters)

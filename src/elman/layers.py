@@ -108,7 +108,9 @@ class Recurrent(Parametrised, Generic[State]):
         self.bias = check.boolean("bias", bias)
         self.grad_clip = _options.limit("grad_clip", grad_clip)
         if merge is not None:
-            check.choice("merge", merge, MERGES)
+            if not isinstance(merge, str) or merge not in MERGES:
+                raise ValueError(f"merge: expected one of {', '.join(map(repr, MERGES))} or None, got {merge!r}")
+            merge = str(merge)
         if merge != "concat" and not self.bidirectional:
             raise ValueError(f"merge: {merge!r} needs two directions; expected bidirectional=True")
         if merge is None and L > 1:
@@ -178,13 +180,14 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x_next, state)
         """
         stack, inference = self._snapshot.packed
-        if inference is not None and lengths is None and reset is None and return_all == ():
+        wants_all = type(return_all) is not tuple or len(return_all) > 0
+        if inference is not None and lengths is None and reset is None and not wants_all:
             result = inference.call(x, state, self.batch_first, get_num_threads())
             if result is not None:
                 return result[0], self._bundle(*result[1:])
         layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
         T, B, _ = below.shape
-        if inference is None or return_all != ():
+        if inference is None or wants_all:
             y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
             nothing_dropped = [None] * (self.num_layers - 1)
             parts, _, every = self._run(
@@ -712,7 +715,8 @@ class LSTM(Recurrent[LSTMState]):
     backend : "compiled", or "reference" for the NumPy equations.
 
     Weights, per layer k and with "_reverse" for the second direction: weight_ih_l{k} (4H, I; above the first layer
-    4H, D*H), weight_hh_l{k} (4H, H), bias_ih_l{k} (4H,), bias_hh_l{k} (4H,); blocks of rows in the order i, f, g, o.
+    4H, D*H, or 4H, H where `merge` makes one of the two directions), weight_hh_l{k} (4H, H), bias_ih_l{k} (4H,),
+    bias_hh_l{k} (4H,); blocks of rows in the order i, f, g, o.
     They start at U(-1/sqrt(H), 1/sqrt(H)). A state is `LSTMState`, which unpacks as (h, c).
 
     >>> lstm = LSTM(64, 128, 2)
@@ -866,7 +870,7 @@ class RNN(Recurrent[np.ndarray]):
         backend: str = "compiled",
     ):
         if activations is not None:
-            if nonlinearity != "tanh":
+            if _options.rnn(nonlinearity, None) != _options.rnn("tanh", None):
                 raise ValueError("activations: expected either nonlinearity or activations, got both")
             if not isinstance(activations, (tuple, list)) or len(activations) != 1:
                 raise ValueError(f"activations: expected one in a tuple, got {activations!r}")

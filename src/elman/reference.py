@@ -707,6 +707,8 @@ def _step(cell: _Cell, x: Array, state: State, stack: Sequence[Weights], out: Ar
         if len(directions) != 1:
             raise ValueError(f"{name}: expected one direction, got two (step cannot look ahead)")
         W_ih, W_hh, *_ = directions[0]
+        if layers and len(directions[0]) != len(layers[0]):
+            raise ValueError(f"{name}: expected peepholes in all layers or in none")
         I, H, dtype = W_ih.shape[1], W_hh.shape[1], W_hh.dtype
         first = layers[0][1] if layers else W_hh
         if H != first.shape[1] or dtype != first.dtype or (layers and I != H):
@@ -790,7 +792,7 @@ def rnn_pack(weights: Weights, *, nonlinearity: Activation = "tanh", clip: float
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (H, I), weight_hh (H, H), bias_ih (H,), bias_hh (H,)), float32 or
-    float64; both biases may be None. nonlinearity: "tanh", "relu" or "sigmoid".
+    float64; both biases may be None. nonlinearity, clip: see `rnn_forward`.
     """
     return _pack(_rnn(nonlinearity, clip), weights)
 
@@ -814,7 +816,8 @@ def rnn_forward(
     x: (T, B, I). T and B may be 0.
     state: h0 (D, B, H); None is zeros.
     weights: D = 1 or 2 directions, see `rnn_pack`. Their dtype, float32 or float64, must be that of x and state.
-    nonlinearity: act is "tanh", "relu" or "sigmoid".
+    nonlinearity: act, "tanh", "relu", "sigmoid" or another activation, see `lstm_forward`.
+    clip: the sum inside act is limited to -clip ... clip; None: it is not.
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `rnn_backward`.
@@ -877,7 +880,8 @@ def lstm_pack(
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (4H, I), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,)), gates in
-    the order i, f, g, o, float32 or float64; both biases may be None.
+    the order i, f, g, o, float32 or float64; both biases may be None. With peepholes three more, (weight_ci, weight_cf,
+    weight_co), (H,) each, and as many more gradients. The options are those of `lstm_forward`.
     """
     return _pack(_lstm(weights, activations, coupled, clip, cell_clip), weights)
 
@@ -909,6 +913,10 @@ def lstm_forward(
     x: (T, B, I). T and B may be 0.
     state: (h0, c0), each (D, B, H); None, or a None in it, is zeros.
     weights: D = 1 or 2 directions, see `lstm_pack`. Their dtype, float32 or float64, must be that of x and state.
+    coupled: None, "f=1-i" or "i=1-f": one gate for both; the weights of the gate that is no more are not used.
+    clip: the sums inside the activations of gates and candidate are limited to -clip ... clip (ONNX); None: not.
+    cell_clip: c_t likewise, before its peephole and its activation (TFLite).
+    activations: of gates, candidate and output; each a name or (name, alpha, beta), see elman.LSTM.
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `lstm_backward`.
@@ -967,9 +975,7 @@ def lstm_step(
     Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
     the state is then as it was.
     """
-    cell = _lstm(
-        stack[0] if isinstance(stack, (tuple, list)) and stack else None, activations, coupled, clip, cell_clip
-    )
+    cell = _lstm(_widest(stack), activations, coupled, clip, cell_clip)
     return _quietly(_step, cell, x, state, stack, out)
 
 
@@ -1015,6 +1021,7 @@ def gru_forward(
     state: h0 (D, B, H); None is zeros.
     weights: D = 1 or 2 directions, see `gru_pack`. Their dtype, float32 or float64, must be that of x and state.
     reset_after: which of the two forms.
+    clip, activations: as in `lstm_forward`, of the gates and the candidate n.
     lengths: (B,) integers 0 to T in any order; None is T.
     reset: (T, B) bool, or integers 0 and 1: the state is zeroed before that step; None is never.
     training: whether to keep a tape for `gru_backward`.
@@ -1071,6 +1078,13 @@ def _rnn(nonlinearity: Activation, clip: float | None) -> _Cell:
     options = _options.rnn(nonlinearity, clip)
     name = options.activations[0].name
     return _RNN[name] if name in _RNN and clip is None else _rnn_any(options)
+
+
+def _widest(stack: Any) -> Any:
+    """The weights of the layer with the most of them, so that one with peepholes is not overlooked."""
+    if not isinstance(stack, (tuple, list)) or not stack or not all(isinstance(w, (tuple, list)) and w for w in stack):
+        return None  # which _step complains about
+    return max(stack, key=lambda w: len(w[0]) if isinstance(w[0], (tuple, list)) else 0)
 
 
 def _lstm(
