@@ -139,8 +139,8 @@ class _RNNEstimator(BaseEstimator):
         check.choice("pooling", self.pooling, ("last", "mean", "max"))
         if check.boolean("bidirectional", self.bidirectional) and self.pooling == "last":
             raise ValueError(
-                'pooling: expected "mean" or "max" with bidirectional=True, got "last", where the reverse direction has '
-                "seen one step only"
+                'pooling: expected "mean" or "max" with bidirectional=True, got "last", where the reverse direction '
+                "has seen one step only"
             )
         check.integer("num_layers", self.num_layers, 1)
         check.number("dropout", self.dropout, 0.0, 1.0)
@@ -175,7 +175,8 @@ class _RNNEstimator(BaseEstimator):
                 stratify=y if isinstance(self, ClassifierMixin) else None,
             )
         except ValueError as error:
-            raise ValueError(f"validation_fraction: {self.validation_fraction} of X, for early_stopping: {error}") from None
+            share = f"validation_fraction: expected a share that can be held out, got {self.validation_fraction}"
+            raise ValueError(f"{share} ({error})") from None
         return _rows(X, kept), y[kept], (_rows(X, held_out), y[held_out])
 
     def _sequences(self, X, features=None):
