@@ -20,6 +20,7 @@ from sklearn.exceptions import DataConversionWarning, NotFittedError  # noqa: E4
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score, train_test_split  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import FunctionTransformer, StandardScaler  # noqa: E402
+from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 import elman.sklearn  # noqa: E402
 from elman.sklearn import RNNClassifier, RNNRegressor  # noqa: E402
@@ -53,12 +54,12 @@ def same_weights(a, b):
 
 
 def test_digits_read_row_by_row():
-    """Ten classes from 8 steps of 8 pixels. Logistic regression on the same 64 pixels gets 0.96."""
+    """Ten classes from 8 steps of 8 pixels; logistic regression on the same 64 pixels is right for 0.969 of them."""
     digits = load_digits()
     split = train_test_split(digits.images / 16, digits.target, stratify=digits.target, random_state=0)
     X_train, X_test, y_train, y_test = split
-    classifier = RNNClassifier("gru", 32, epochs=15, learning_rate=1e-2, random_state=0).fit(X_train, y_train)
-    assert classifier.score(X_test, y_test) > 0.96
+    classifier = RNNClassifier(epochs=15, learning_rate=5e-3, random_state=0).fit(X_train, y_train)
+    assert classifier.score(X_test, y_test) > 0.97
     p = classifier.predict_proba(X_test)
     assert p.shape == (450, 10) and p.dtype == np.float32 and (p >= 0).all()
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
@@ -85,13 +86,13 @@ def test_ragged_lists_with_strings_as_classes(options):
 def test_regressor_of_one_number_and_of_several():
     X, _, y = ragged(400)
     more, _, wanted = ragged(200, seed=1)
-    options = {"hidden_size": 16, "epochs": 25, "learning_rate": 1e-2, "random_state": 0}
+    options = {"hidden_size": 16, "epochs": 15, "learning_rate": 2e-2, "random_state": 0}
     one = RNNRegressor(**options).fit(X, y)
     assert one.predict(more).shape == (200,) and one.score(more, wanted) > 0.9
     two = RNNRegressor(**options).fit(X, np.stack([y, -2 * y], axis=1))
     assert two.predict(more).shape == (200, 2) and two.score(more, np.stack([wanted, -2 * wanted], axis=1)) > 0.9
-    column = RNNRegressor(**options).fit(X, y[:, None])
-    np.testing.assert_array_equal(column.predict(more), one.predict(more)[:, None])
+    flat, column = small(RNNRegressor).fit(X, y), small(RNNRegressor).fit(X, y[:, None])
+    np.testing.assert_array_equal(column.predict(more), flat.predict(more)[:, None])
 
 
 def test_early_stopping_holds_out_and_keeps_the_best():
@@ -250,7 +251,7 @@ LENGTH_IS_FREE = {
     "check_classifiers_train": "sequences of any length are taken",
 }
 OF_THE_DTYPE = {"check_regressor_multioutput": "predictions have the network's dtype; here float64 is expected"}
-TO_CHECK = {"hidden_size": 16, "epochs": 20, "learning_rate": 2e-2}
+TO_CHECK = {"hidden_size": 16, "epochs": 12, "learning_rate": 4e-2}
 
 
 class OneLength:
@@ -259,7 +260,8 @@ class OneLength:
     def _sequences(self, X, features=None):
         X = super()._sequences(X)
         if features not in (None, X.shape[1]):
-            raise ValueError(f"X has {X.shape[1]} features, but {type(self).__name__} is expecting {features} features")
+            name = type(self).__name__  # the words that the checks look for
+            raise ValueError(f"X has {X.shape[1]} features, but {name} is expecting {features} features as input")
         return X
 
     def _train(self, X, *args, **options):
@@ -279,7 +281,7 @@ class OneLengthRegressor(OneLength, RNNRegressor):
 @pytest.mark.parametrize(
     "estimator, expected",
     [
-        (RNNClassifier(**TO_CHECK), LENGTH_IS_FREE),
+        (RNNClassifier(hidden_size=8, epochs=2), LENGTH_IS_FREE),
         (RNNRegressor(**TO_CHECK), LENGTH_IS_FREE | OF_THE_DTYPE),
         (OneLengthClassifier(**TO_CHECK), {}),
         (OneLengthRegressor(**TO_CHECK, dtype="float64"), {}),
@@ -287,10 +289,8 @@ class OneLengthRegressor(OneLength, RNNRegressor):
     ids=lambda value: type(value).__name__ if not isinstance(value, dict) else "",
 )
 def test_checks_of_scikit_learn(estimator, expected):
-    checks = pytest.importorskip("sklearn.utils.estimator_checks")
-    if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 6):
-        pytest.skip("scikit-learn before 1.6 has no list of results")
-    results = checks.check_estimator(estimator, on_fail=None, on_skip=None)
+    pytest.importorskip("sklearn", minversion="1.6")  # which gives a list of results
+    results = check_estimator(estimator, on_fail=None, on_skip=None)
     failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
     assert len(results) > 50
     assert failed.keys() == expected.keys() - ({"check_classifiers_train"} if "Regressor" in repr(estimator) else set())
@@ -316,11 +316,11 @@ def test_checks_of_scikit_learn(estimator, expected):
         ({"early_stopping": 1}, TypeError, "early_stopping: expected True or False"),
         ({"validation_fraction": 1}, ValueError, "validation_fraction: expected above 0 and below 1"),
         ({"early_stopping": True, "patience": 0}, ValueError, "patience: expected at least 1"),
-        ({"early_stopping": True, "validation_fraction": 0.001}, ValueError, "validation_fraction: expected a share"),
+        ({"early_stopping": True, "validation_fraction": 0.999}, ValueError, "validation_fraction: expected a share"),
         ({"dtype": "float16"}, TypeError, "dtype: expected float32 or float64"),
         ({"random_state": "x"}, ValueError, "cannot be used to seed"),
         ({"verbose": 2}, ValueError, "verbose: expected 0 to 1"),
-        ({"learning_rate": 1e30, "clip_norm": None}, FloatingPointError, "a smaller lr"),
+        ({"learning_rate": 1e38, "clip_norm": None}, FloatingPointError, "a smaller lr"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -332,6 +332,9 @@ def test_wrong_arguments_leave_the_estimator_as_it_was(kind, options, error, wor
     wanted = fitted.predict(X)
     with pytest.raises(error, match=words):
         fitted.set_params(**options).fit(X[::-1], y[::-1])
+    if error is FloatingPointError:
+        with pytest.raises(error, match=words):
+            fitted.partial_fit(X[::-1], y[::-1])
     assert all(getattr(fitted, name) is value for name, value in before.items())
     fitted.set_params(dtype="float32")
     np.testing.assert_array_equal(fitted.predict(X), wanted)
@@ -347,7 +350,7 @@ ONES = np.ones((4, 5, 3))
         ([1.0, 2.0, 3.0, 4.0], "Expected 2D array, got 1D array"),
         (np.ones((4, 5, 3, 2)), r"X: expected shape \(N, T, I\), .* got \(4, 5, 3, 2\)"),
         (list(np.ones((4, 5, 3, 2))), r"X\[0\]: expected shape \(T, I\), .* got \(5, 3, 2\)"),
-        (np.ones((4, 5, 0)), "X: expected at least 1 features per step, got 0"),
+        (np.ones((4, 5, 0)), "X: expected .* features per step, got 0"),
         (np.where(np.arange(5)[:, None] == 2, np.nan, ONES), "Input X contains NaN"),
         ([np.ones((2, 3)), np.full((3, 3), np.inf), np.ones((2, 3)), np.ones((2, 3))], r"X\[1\] contains infinity"),
         ([np.ones((2, 3)), np.ones((2, 4)), np.ones((2, 3)), np.ones((2, 3))], r"X\[1\]: expected 3 features .* got 4"),

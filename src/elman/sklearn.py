@@ -6,6 +6,7 @@ is only what turns scikit-learn's data, labels and random states into what elman
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,9 @@ class _RNNEstimator(BaseEstimator):
         self._check_arguments(partial)
         callbacks, held_out = [], None
         if partial and hasattr(self, "model_"):
-            model, optimizer, seed = self.model_, self._optimizer, self._seed
-            done, history = self.n_iter_, {name: list(values) for name, values in self.history_.items()}
+            kept = (self.model_, self._optimizer, self.history_)
+            model, optimizer, history = copy.deepcopy(kept)  # together: the optimiser is one over this model
+            done, seed = self.n_iter_, self._seed
         else:
             random = check_random_state(self.random_state)
             recurrent_seed, dense_seed, split_seed, seed = random.randint(np.iinfo(np.int32).max, size=4).tolist()
@@ -243,8 +245,7 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
     with `elman.save`); `n_features_in_`, I; `n_iter_`, the epochs run; `history_`, a dict of lists with one number per
     epoch: "loss", "accuracy", "grad_norm", "lr", with early stopping "val_loss" and "val_accuracy".
 
-    Arguments are checked by `fit`, as in scikit-learn; TypeError, ValueError and FloatingPointError (see `Sequential.
-    fit`) leave the estimator as it was, but for a NaN during `partial_fit`, which ends that epoch half way.
+    Arguments are checked by `fit` and `partial_fit`, as in scikit-learn; after an error the estimator is as before.
 
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.model_selection import train_test_split
@@ -253,7 +254,7 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
     >>> X_train, X_test, y_train, y_test = train_test_split(
     ...     digits.images / 16, digits.target, stratify=digits.target, random_state=0
     ... )
-    >>> classifier = RNNClassifier("gru", 32, epochs=15, learning_rate=1e-2, random_state=0).fit(X_train, y_train)
+    >>> classifier = RNNClassifier(epochs=15, learning_rate=5e-3, random_state=0).fit(X_train, y_train)
     >>> bool(classifier.score(X_test, y_test) > 0.95)
     True
     >>> classifier.predict_proba([X_test[0], X_test[1][:5]]).shape  # any lengths
@@ -288,7 +289,9 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
         classes : all labels, needed at the first call; then the same ones or None.
 
         The arguments of the network, weight_decay and random_state are those of the first call, the others (such as
-        learning_rate) those of now.
+        learning_rate) those of now. `model_` is a new object each time.
+
+        TypeError, ValueError: a wrong argument. FloatingPointError: the loss became NaN or infinite.
         """
         first = not hasattr(self, "model_")
         if first and classes is None:
