@@ -1,10 +1,11 @@
-"""RNNClassifier and RNNRegressor: the rules of scikit-learn's estimators, on 3-D arrays, lists of arrays and 2-D arrays."""
+"""RNNClassifier and RNNRegressor: the rules of scikit-learn's estimators, on 3-D and 2-D arrays and lists of arrays."""
 
 import doctest
 import importlib
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -105,16 +106,59 @@ def test_early_stopping_holds_out_and_keeps_the_best():
     assert same_weights(classifier, best)
 
 
+@BOTH
+def test_what_is_held_out(kind):
+    """A fifth, none of it trained on; of each class if there are classes."""
+    X = [np.full((1 + i % 3, 1), i) for i in range(50)]
+    y = np.repeat([0, 1], [40, 10])
+    kept, of_kept, (held, of_held) = kind(validation_fraction=0.2)._split(X, y, seed=0)
+    indices = [int(x[0, 0]) for x in (*kept, *held)]
+    assert len(held) == 10 and sorted(indices) == list(range(50))
+    np.testing.assert_array_equal(y[indices], [*of_kept, *of_held])
+    assert kind is RNNRegressor or of_held.sum() == 2
+
+
+def test_the_network():
+    X, y, _ = ragged()
+    two = small(cell="lstm", num_layers=2, dropout=0.3, bidirectional=True, pooling="mean").fit(X, y).model_
+    assert repr(two) == (
+        "Sequential([LSTM(3, 8, num_layers=2, bidirectional=True, dropout=0.3), Pooling('mean'), Dropout(0.3), "
+        "Dense(16, 2)])"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of dropout that does nothing
+        one = small(dropout=0.3).fit(X, y).model_
+    assert repr(one) == "Sequential([GRU(3, 8), Pooling('last'), Dropout(0.3), Dense(8, 2)])"
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight_decay": 0.5}, {"clip_norm": 1e-6}, {"batch_size": 7}, {"learning_rate": 0.1}], ids=str
+)
+def test_arguments_of_the_training_reach_it(options):
+    X, y, _ = ragged()
+    wanted = small().fit(X, y).history_["loss"]
+    assert small(**options).fit(X, y).history_["loss"][1] != wanted[1]
+
+
+def test_probabilities_of_huge_logits():
+    X, y, _ = ragged()
+    classifier = small().fit(X, y)
+    with classifier.model_.edit() as p:
+        p["2.weight"] *= 1e6
+    p = classifier.predict_proba(X)
+    assert ((p == 0) | (p == 1)).all() and (p.sum(axis=1) == 1).all() and (p.min(axis=0) == 0).all()
+
+
 # ---------------------------------------------------------------------------------------------- the forms of the data
 
 
 @BOTH
 def test_the_forms_of_x_agree(kind):
     """float64, float32, lists, (N, T, 1) and (N, T) of the same numbers: the same network, bit for bit."""
-    X = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32)
-    y = np.arange(20) % 2
+    X = np.random.default_rng(0).standard_normal((80, 5)).astype(np.float32)
+    y = np.arange(80) % 2
     wanted = small(kind).fit(X[:, :, None], y)
-    objects = np.empty(20, object)
+    objects = np.empty(80, object)
     objects[:] = list(X)
     for form in (X, X.astype(np.float64), X.tolist(), list(X), list(X[:, :, None]), tuple(X), objects):
         found = small(kind).fit(form, y)
