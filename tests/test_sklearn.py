@@ -184,6 +184,7 @@ def test_float64(kind):
     X, y = data(kind)
     fitted = small(kind, dtype="float64").fit(X, y)
     assert fitted.model_.dtype == np.float64
+    fitted.set_params(dtype="float32").partial_fit(X, y)  # which goes on with the network there is
     assert (fitted.predict_proba if kind is RNNClassifier else fitted.predict)(X).dtype == np.float64
 
 
@@ -301,11 +302,11 @@ TO_CHECK = {"hidden_size": 16, "epochs": 12, "learning_rate": 4e-2}
 class OneLength:
     """Refuses sequences of another length than in `fit`, so that nothing stands against scikit-learn's checks."""
 
-    def _sequences(self, X, features=None):
-        X = super()._sequences(X)
-        if features not in (None, X.shape[1]):
-            name = type(self).__name__  # the words that the checks look for
-            raise ValueError(f"X has {X.shape[1]} features, but {name} is expecting {features} features as input")
+    def _sequences(self, X, fitted):
+        X = super()._sequences(X, fitted=False)
+        if fitted and X.shape[1] != self.n_features_in_:
+            wanted = f"{type(self).__name__} is expecting {self.n_features_in_} features as input"
+            raise ValueError(f"X has {X.shape[1]} features, but {wanted}")  # in the words that the checks look for
         return X
 
     def _train(self, X, *args, **options):
@@ -380,7 +381,6 @@ def test_wrong_arguments_leave_the_estimator_as_it_was(kind, options, error, wor
         with pytest.raises(error, match=words):
             fitted.partial_fit(X[::-1], y[::-1])
     assert all(getattr(fitted, name) is value for name, value in before.items())
-    fitted.set_params(dtype="float32")
     np.testing.assert_array_equal(fitted.predict(X), wanted)
 
 

@@ -181,9 +181,15 @@ class _RNNEstimator(BaseEstimator):
             raise ValueError(f"{share} ({error})") from None
         return _rows(X, kept), y[kept], (_rows(X, held_out), y[held_out])
 
-    def _sequences(self, X, features=None):
-        """X in the network's dtype: (N, T, I), or a list of N arrays (T_i, I) where the lengths differ."""
-        dtype = check.dtype_of("dtype", self.dtype)
+    def _network_dtype(self, fitted):
+        return self.model_.dtype if fitted else check.dtype_of("dtype", self.dtype)
+
+    def _sequences(self, X, fitted):
+        """X in the network's dtype: (N, T, I), or a list of N arrays (T_i, I) where the lengths differ.
+
+        fitted : whether it is for the network there is, which knows its dtype and I, or for a new one.
+        """
+        dtype, features = self._network_dtype(fitted), self.n_features_in_ if fitted else None
         if isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1):
             any_shape = {"ensure_2d": False, "allow_nd": True, "ensure_min_samples": 0, "ensure_min_features": 0}
             items = [check_array(a, dtype=dtype, input_name=f"X[{i}]", **any_shape) for i, a in enumerate(X)]
@@ -215,10 +221,7 @@ class _RNNEstimator(BaseEstimator):
 
     def _predicted(self, X):
         check_is_fitted(self, "model_")
-        return self.model_.predict(self._sequences(X, self.n_features_in_), batch_size=PREDICTED_AT_ONCE)
-
-    def _features_so_far(self):
-        return getattr(self, "n_features_in_", None)
+        return self.model_.predict(self._sequences(X, fitted=True), batch_size=PREDICTED_AT_ONCE)
 
 
 class RNNClassifier(ClassifierMixin, _RNNEstimator):
@@ -273,7 +276,7 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
 
         TypeError, ValueError: a wrong argument. FloatingPointError: the loss became NaN or infinite.
         """
-        X = self._sequences(X)
+        X = self._sequences(X, fitted=False)
         classes, targets = np.unique(self._labels(X, y), return_inverse=True)
         self._check_classes("y", classes)
         self._train(X, targets, len(classes), partial=False)
@@ -301,7 +304,7 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
         if not np.array_equal(given, known):
             raise ValueError(f"classes: expected those of the first call, {known}, got {given}")
         self._check_classes("classes", known)
-        X = self._sequences(X, self._features_so_far())
+        X = self._sequences(X, fitted=not first)
         labels = self._labels(X, y)
         unknown = np.setdiff1d(labels, known)
         if len(unknown):
@@ -358,17 +361,18 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, _RNNEstimator):
 
         TypeError, ValueError: a wrong argument. FloatingPointError: the loss became NaN or infinite.
         """
-        X = self._sequences(X)
-        y = self._numbers(X, y)
+        X = self._sequences(X, fitted=False)
+        y = self._numbers(X, y, fitted=False)
         self._train(X, y, y.shape[1] if y.ndim == 2 else 1, partial=False)
         self._target_shape = y.shape[1:]
         return self
 
     def partial_fit(self, X: Data, y: ArrayLike) -> RNNRegressor:
         """One epoch over X and y, as that of `RNNClassifier`. y : as in the first call, (N,) or (N, K)."""
-        X = self._sequences(X, self._features_so_far())
-        y = self._numbers(X, y)
-        if hasattr(self, "model_") and y.shape[1:] != self._target_shape:
+        fitted = hasattr(self, "model_")
+        X = self._sequences(X, fitted)
+        y = self._numbers(X, y, fitted)
+        if fitted and y.shape[1:] != self._target_shape:
             wanted = (len(X), *self._target_shape)
             raise ValueError(f"y: expected shape {wanted} as in the first call, got {y.shape}")
         self._train(X, y, y.shape[1] if y.ndim == 2 else 1, partial=True)
@@ -380,10 +384,10 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, _RNNEstimator):
         y = self._predicted(X)
         return y.reshape(len(y), *self._target_shape)
 
-    def _numbers(self, X, y):
+    def _numbers(self, X, y, fitted):
         if y is None:
             raise ValueError("RNNRegressor requires y to be passed, but the target y is None")
-        y = check_array(y, dtype=check.dtype_of("dtype", self.dtype), ensure_2d=False, allow_nd=True, input_name="y")
+        y = check_array(y, dtype=self._network_dtype(fitted), ensure_2d=False, allow_nd=True, input_name="y")
         if y.ndim not in (1, 2):
             raise ValueError(f"y: expected shape (N,) or (N, K), got {y.shape}")
         self._check_number(X, y)
