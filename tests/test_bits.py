@@ -435,6 +435,21 @@ def test_any_number_of_threads(isa, name, dtype, D, B, I, H, ragged):
             assert_same_bytes(p.results(F), expected)
 
 
+@pytest.mark.parametrize("B", [3, 45])
+def test_threads_flush_subnormal_numbers_alike(isa, B):
+    """What is too small for a normal float counts as zero in all threads or in none."""
+    p = threaded_problem("rnn-relu", 1, B, 65, 245, False, "float32")
+    p.x[:] = np.abs(p.x) * 1e-39
+    p.weights = [(np.abs(w_ih) * 30, w_hh, None, None) for w_ih, w_hh, *_ in p.weights]
+    p.state = [np.zeros_like(part) for part in p.state]
+    results = []
+    for n in (1, 2, MOST):
+        with elman.threads(n):
+            results.append(p.forward(F)[0])
+    for y in results[1:]:
+        assert y.tobytes() == results[0].tobytes()
+
+
 def test_set_num_threads_changes_no_bit():
     before = elman.get_num_threads()
     p = threaded_problem("lstm", *THREADED[0], "float32")

@@ -26,15 +26,16 @@ BY_FORMULA = {
     "tanh": lambda x: math.tanh(x),
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "relu": lambda x: max(x, 0),
-    "affine": lambda x, alpha, beta: alpha * x + beta,
+    "affine": lambda x, alpha=1.0, beta=0.0: alpha * x + beta,
     "leakyrelu": lambda x, alpha=0.01: x if x >= 0 else alpha * x,
     "thresholdedrelu": lambda x, alpha=1.0: x if x > alpha else 0,
-    "scaledtanh": lambda x, alpha, beta: alpha * math.tanh(beta * x),
+    "scaledtanh": lambda x, alpha=1.0, beta=1.0: alpha * math.tanh(beta * x),
     "hardsigmoid": lambda x, alpha=0.2, beta=0.5: max(0, min(1, alpha * x + beta)),
     "elu": lambda x, alpha=1.0: x if x >= 0 else alpha * (math.exp(x) - 1),
     "softsign": lambda x: x / (1 + abs(x)),
     "softplus": lambda x: math.log(1 + math.exp(x)),
 }
+BARE = [name for name in BY_FORMULA if name not in ENTRIES]  # with the alpha and beta that ONNX gives them
 T, B, I, H = 4, 3, 2, 5
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=str)
 each_backend = pytest.mark.parametrize("module", [reference, F], ids=["reference", "compiled"])
@@ -52,7 +53,7 @@ def values(module, entry, x):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@each_entry
+@pytest.mark.parametrize("entry", ENTRIES + BARE, ids=str)
 def test_values_of_every_activation(isa, entry, dtype):  # noqa: F811
     x = np.concatenate([np.linspace(-6, 6, 241), [1e-6, -1e-6, 3e-3, -3e-3]]).astype(dtype)
     name, *numbers = (entry,) if isinstance(entry, str) else entry
@@ -95,6 +96,19 @@ def test_kernels_with_every_activation(isa, entry, other, dtype):  # noqa: F811
     ):
         cell = cell_of(name, **options, clip=1.5)
         check_with_some_seed(lambda seed, cell=cell: problem(cell, 6, 5, 3, 19, 2, dtype, seed=seed), 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@each_entry
+def test_slopes_of_the_kernels(isa, entry, dtype):  # noqa: F811
+    """Over all that an activation does: where it saturates, beside its kinks, and far out."""
+    x = np.concatenate([np.linspace(-7, 7, 280), [-30, 30]]).astype(dtype).reshape(1, -1, 1)
+    one = [(np.ones((1, 1), dtype), np.zeros((1, 1), dtype), None, None)]
+    slopes = []
+    for module in (F, reference):
+        _, _, tape = module.rnn_forward(x, None, one, nonlinearity=entry)
+        slopes.append(module.rnn_backward(tape, np.ones_like(x))[0])
+    np.testing.assert_allclose(slopes[0], slopes[1], rtol={"float32": 1e-5, "float64": 1e-13}[dtype], atol=1e-7)
 
 
 COMBINATIONS = list(
@@ -287,3 +301,24 @@ def test_peepholes_are_all_or_none(module):
         module.lstm_forward(p.x, None, [p.weights[0], p.weights[1][:4]])
     with pytest.raises(ValueError, match=r"^weights\[0\]: weight_co"):
         module.lstm_forward(p.x, None, [(*p.weights[0][:6], np.zeros(H + 1)), p.weights[1]])
+
+
+@each_backend
+def test_a_stack_has_peepholes_in_all_layers_or_in_none(module):
+    without, with_them = (problem(CELLS[name], T, B, I, I).weights for name in ("lstm", "lstm-any"))
+    for options in ({}, {"clip": 5}):
+        for stack in ([without, with_them], [with_them, without]):
+            state = (np.zeros((2, B, I)), np.zeros((2, B, I)))
+            with pytest.raises(ValueError, match=r"^stack\[1\]: expected peepholes in all layers or in none"):
+                module.lstm_step(np.ones((B, I)), state, stack, **options)
+            assert not state[0].any()
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_numbers_beyond_floats_are_refused(value):
+    with pytest.raises(ValueError, match="^clip"):
+        elman.LSTM(3, 4, clip=value)
+    with pytest.raises(ValueError, match="^activations"):
+        elman.LSTM(3, 4, activations=("sigmoid", ("elu", value), "tanh"))
+    with pytest.raises(ValueError, match="^activations"):
+        elman.GRU(3, 4, activations=("sigmoid", ("elu", 1e300)))

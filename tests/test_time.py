@@ -389,3 +389,106 @@ def test_wrong_names_are_refused(backend, kind, value, error, message):
     for call in (layer, layer.forward):
         with pytest.raises(error, match=f"^{message}"):
             call(np.zeros((T, B, I), np.float32), return_all=value)
+
+
+# ---------------------------------------------------------------------------------------- several of these at once
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["plain", "lengths"])
+@each_backend
+def test_dc_and_grad_clip_in_pieces(backend, lengths):
+    """Each piece gets its own steps of dc, and every piece clips."""
+    layer = elman.LSTM(I, H, 2, dtype="float64", seed=1, backend=backend, grad_clip=0.0625)
+    x, dy, _ = numbers(layer)
+    dc = np.random.default_rng(5).standard_normal((T, B, H))
+    _, _, tape = layer.forward(x, lengths=lengths, tbptt=4, burn_in=3)
+    dx, _, grads = layer.backward(tape, dy, dc=dc)
+    ends, total = np.full(B, T) if lengths is None else np.array(lengths), {}
+    _, state = layer(x[:3], lengths=np.minimum(ends, 3))
+    for start, end in ((3, 7), (7, 11)):
+        clipped = np.clip(ends - start, 0, end - start)
+        _, state, piece = layer.forward(x[start:end], state, lengths=clipped)
+        dx_piece, _, grads_piece = layer.backward(piece, dy[start:end], dc=dc[start:end])
+        np.testing.assert_allclose(dx[start:end], dx_piece, rtol=0, atol=1e-13)
+        total = {name: total.get(name, 0) + a for name, a in grads_piece.items()}
+    assert_same(dict(grads), total, 1e-13)
+    free = elman.LSTM(I, H, 2, dtype="float64", seed=1, backend=backend)
+    other = free.backward(free.forward(x, lengths=lengths, tbptt=4, burn_in=3)[2], dy, dc=dc)[0]
+    assert np.abs(dx[7:] - other[7:]).max() > 1e-3 and np.abs(dx[3:7] - other[3:7]).max() > 1e-3
+
+
+@each_backend
+def test_without_a_batch(backend):
+    """One sequence alone, and as a batch of one: with a length, pieces and dc."""
+    layer = elman.LSTM(I, H, dtype="float64", seed=1, backend=backend)
+    x, dy, _ = numbers(layer, B=1)
+    dc = np.random.default_rng(5).standard_normal((T, 1, H))
+    results = []
+    for cut in (lambda a: a, lambda a: a[:, 0]):
+        lengths = [9] if cut(x).ndim == 3 else 9
+        y, _, tape, c = layer.forward(cut(x), lengths=lengths, tbptt=4, return_all=("c",))
+        dx, _, grads = layer.backward(tape, cut(dy), dc=cut(dc))
+        results.append({"y": y.reshape(T, H), "c": c.reshape(T, H), "dx": dx.reshape(T, I), **grads})
+    assert_same(results[1], results[0], 0)
+    assert not results[0]["y"][9:].any() and results[0]["y"][:9].all()
+
+
+@pytest.mark.parametrize("merge", MERGED)
+@each_backend
+def test_merged_layers_with_dropout_by_differences(backend, merge):
+    layer = elman.GRU(I, H, 3, bidirectional=True, merge=merge, dropout=0.5, dtype="float64", seed=1, backend=backend)
+    x, dy, _ = numbers(layer)
+    _, _, tape = layer.forward(x, rng=3)
+    dx, _, grads = layer.backward(tape, dy)
+    assert np.abs(layer.forward(x, rng=4)[0] - layer.forward(x, rng=3)[0]).max() > 1e-3
+    direction = np.random.default_rng(6).standard_normal(x.shape)
+    above, below = (layer.forward(x + step * direction, rng=3)[0] for step in (1e-6, -1e-6))
+    assert (dx * direction).sum() == pytest.approx(((above - below) * dy).sum() / 2e-6, rel=1e-6)
+    weights = {name: a.copy() for name, a in layer.params.items()}
+    toward = {name: np.random.default_rng(7).standard_normal(a.shape) for name, a in weights.items()}
+    losses = []
+    for step in (1e-6, -1e-6):
+        layer.load_params({name: a + step * toward[name] for name, a in weights.items()})
+        losses.append((layer.forward(x, rng=3)[0] * dy).sum())
+    slope = sum((grads[name] * toward[name]).sum() for name in weights)
+    assert slope == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("coupled", [None, "f=1-i", "i=1-f"])
+@each_backend
+def test_gates_of_coupled_cells(backend, coupled):
+    layer = elman.LSTM(I, H, coupled=coupled, peephole=True, dtype="float64", seed=1, backend=backend)
+    x, _, _ = numbers(layer)
+    y, _, c, gates = layer(x, return_all=("c", "gates"))
+    i, f, g, o = (gates[:, :, 0, k] for k in range(4))
+    before = np.concatenate([np.zeros((1, B, H)), c[:-1]])
+    np.testing.assert_allclose(c, f * before + i * g, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(y, o * np.tanh(c), rtol=1e-12, atol=1e-15)
+    assert np.allclose(i + f, 1) == (coupled is not None)
+    p = layer.params  # i and f from their own equations where they are not coupled
+    a = x @ p["weight_ih_l0"].T + p["bias_ih_l0"] + p["bias_hh_l0"]
+    a += np.concatenate([np.zeros((1, B, H)), y[:-1]]) @ p["weight_hh_l0"].T
+    k, name = (1, "weight_cf_l0") if coupled == "i=1-f" else (0, "weight_ci_l0")
+    alone = 1 / (1 + np.exp(-(a[..., k * H : (k + 1) * H] + p[name] * before)))
+    np.testing.assert_allclose((i, f)[k], alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["plain", "lengths"])
+@each_backend
+def test_gates_of_both_directions_of_a_gru(backend, lengths):
+    layer = elman.GRU(I, H, bidirectional=True, dtype="float64", seed=1, backend=backend)
+    x, _, _ = numbers(layer)
+    y, _, gates = layer(x, lengths=lengths, return_all=("gates",))
+    for b, end in enumerate([T] * B if lengths is None else lengths):
+        for d in range(2 if end else 0):
+            h = y[:end, b, d * H : (d + 1) * H]
+            before = np.concatenate([np.zeros((1, H)), h[:-1]] if d == 0 else [h[1:], np.zeros((1, H))])
+            _, z, n = (gates[:end, b, d, k] for k in range(3))
+            np.testing.assert_allclose(h, (1 - z) * n + z * before, rtol=1e-12, atol=1e-15)
+
+
+def test_names_are_asked_for_once():
+    with pytest.raises(ValueError, match="^return_all: expected each name once"):
+        elman.LSTM(I, H)(np.zeros((T, B, I), np.float32), return_all=("c", "c"))
+    with pytest.raises(TypeError, match="^return_all: expected a tuple of names"):
+        elman.LSTM(I, H)(np.zeros((T, B, I), np.float32), return_all=np.array(["c"]))
