@@ -108,7 +108,8 @@ def test_slopes_of_the_kernels(isa, entry, dtype):  # noqa: F811
     for module in (F, reference):
         _, _, tape = module.rnn_forward(x, None, one, nonlinearity=entry)
         slopes.append(module.rnn_backward(tape, np.ones_like(x))[0])
-    np.testing.assert_allclose(slopes[0], slopes[1], rtol={"float32": 1e-5, "float64": 1e-13}[dtype], atol=1e-7)
+    tolerance = {"float32": 4e-7, "float64": 1e-15}[dtype]  # 1 - y^2 has that much rounding
+    np.testing.assert_allclose(slopes[0], slopes[1], rtol=10 * tolerance, atol=tolerance)
 
 
 COMBINATIONS = list(
