@@ -83,7 +83,7 @@ def test_slopes_by_differences(entry):
         assert_same(p.backward(reference, p.forward(reference)[2]), expected, 1e-7)
 
 
-@pytest.mark.parametrize("entry, other", zip(ENTRIES, ENTRIES[4:] + ENTRIES[:4], strict=True), ids=str)
+@pytest.mark.parametrize("entry, other", list(zip(ENTRIES, ENTRIES[4:] + ENTRIES[:4], strict=True)), ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_kernels_with_every_activation(isa, entry, other, dtype):  # noqa: F811
     """In every place of every cell."""
