@@ -109,16 +109,16 @@ static const struct {
     const char *name;
     int gates, states, units;
 } cells[ELMAN_CELL_COUNT] = {
-    [ELMAN_rnn_tanh] = {"rnn_tanh", 1, 1},
-    [ELMAN_rnn_relu] = {"rnn_relu", 1, 1},
-    [ELMAN_rnn_sigmoid] = {"rnn_sigmoid", 1, 1},
-    [ELMAN_lstm] = {"lstm", 4, 2},
-    [ELMAN_gru_reset_after] = {"gru_reset_after", 3, 1},
-    [ELMAN_gru_reset_before] = {"gru_reset_before", 3, 1},
-    [ELMAN_rnn_any] = {"rnn_any", 1, 1},
+    [ELMAN_rnn_tanh] = {"rnn_tanh", 1, 1, 0},
+    [ELMAN_rnn_relu] = {"rnn_relu", 1, 1, 0},
+    [ELMAN_rnn_sigmoid] = {"rnn_sigmoid", 1, 1, 0},
+    [ELMAN_lstm] = {"lstm", 4, 2, 0},
+    [ELMAN_gru_reset_after] = {"gru_reset_after", 3, 1, 0},
+    [ELMAN_gru_reset_before] = {"gru_reset_before", 3, 1, 0},
+    [ELMAN_rnn_any] = {"rnn_any", 1, 1, 0},
     [ELMAN_lstm_any] = {"lstm_any", 4, 2, 3},
-    [ELMAN_gru_reset_after_any] = {"gru_reset_after_any", 3, 1},
-    [ELMAN_gru_reset_before_any] = {"gru_reset_before_any", 3, 1},
+    [ELMAN_gru_reset_after_any] = {"gru_reset_after_any", 3, 1, 0},
+    [ELMAN_gru_reset_before_any] = {"gru_reset_before_any", 3, 1, 0},
 };
 
 /* Of a cell that ends in _any; every activation is compared in tests/test_options.py. */
