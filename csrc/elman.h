@@ -6,7 +6,8 @@
  * else, unless said.
  *
  *   T steps, B sequences, I inputs, H hidden units, D directions (1 or 2; the second runs backwards in time)
- *   Hp    H rounded up to the lanes of a vector; the same for Ip
+ *   R outputs of a direction, which are also what its recurrent product sees: H, unless the cell projects them
+ *   Hp    H rounded up to the lanes of a vector; the same for Ip, Rp
  *   rows  the true (step, sequence) pairs: T * B, or the sum of the lengths
  */
 #ifndef ELMAN_H
@@ -20,7 +21,8 @@ extern "C" {
 /* The cells, in the order of elman_kernels.cells: one line here and one file in cells/ make a new one. */
 #define ELMAN_CELLS(X)                                                                                   \
     X(rnn_tanh) X(rnn_relu) X(rnn_sigmoid) X(lstm) X(gru_reset_after) X(gru_reset_before)                 \
-        X(rnn_any) X(lstm_any) X(gru_reset_after_any) X(gru_reset_before_any)
+        X(rnn_any) X(lstm_any) X(gru_reset_after_any) X(gru_reset_before_any) X(indrnn) X(sru)           \
+        X(augru_reset_after)
 
 enum {
 #define X(name) ELMAN_##name,
@@ -49,88 +51,120 @@ typedef struct {
     double alpha, beta;
 } elman_activation;
 
-/* What the cells that end in _any are asked for; the others know nothing of it. */
+enum { ELMAN_STATES = 4 }; /* at most: h, c, n and m of sLSTM */
+
+/* What a cell is asked for; each looks at what has meaning for it. */
 typedef struct {
-    elman_activation activations[3]; /* of gates, candidate and output */
+    elman_activation activations[4]; /* of gates, candidate, output and projection */
     int coupled;                     /* 1: f = 1 - i, 2: i = 1 - f, and the other gate's weights are not used */
     int peepholes;                   /* whether the gates see c */
-    double clip, cell_clip;          /* of the gates' pre-activations and of c; INFINITY: none */
+    int is_projected;                /* whether there is w_hr */
+    int form;                        /* which of several forms of the cell, see its file */
+    double clip, cell_clip, proj_clip; /* of the gates' pre-activations, of c, of the projection; INFINITY: none */
+    double stay;                       /* the share of the old h that stays in a leaky RNN */
 } elman_options;
+
+/* One direction of one layer as everybody else writes it; NULL for what is not there. */
+typedef struct {
+    const void *w_ih;  /* (G*H, I) */
+    const void *w_hh;  /* (G*H, R) */
+    const void *b_ih;  /* (G*H) */
+    const void *b_hh;  /* (G*H) */
+    const void *units; /* (units, H) */
+    const void *w_hr;  /* (R, H) */
+    const void *b_hr;  /* (R) */
+} elman_dense;
 
 /* One direction of one layer as the kernels read it, written by elman_kernels.pack. */
 typedef struct {
     const void *w_ih; /* panels of (I, G*Hp) */
-    const void *w_hh; /* panels of (H, G*Hp), one set for each stage of the cell */
+    const void *w_hh; /* panels of (R, G*Hp), one set for each stage of the cell */
     const void *b_ih; /* (G, Hp), zeros where there is no bias */
     const void *b_hh; /* (G, Hp) */
     const void *units; /* (the cell's units, Hp) weights of one unit each, such as peepholes; zeros for none */
+    const void *w_hr;  /* panels of (H, Rp), the projection of the cell's h; NULL: none */
+    const void *b_hr;  /* (Rp) */
     const void *wt_ih; /* panels of (G*Hp, Ip), backward only */
-    const void *wt_hh; /* panels of (G*Hp, Hp), one set for each stage, backward only */
+    const void *wt_hh; /* panels of (G*Hp, Rp), one set for each stage, backward only */
+    const void *wt_hr; /* panels of (Rp, Hp), backward only */
 } elman_weights;
 
 /* One layer over one batch. */
 typedef struct {
-    ptrdiff_t T, B, I, H;
+    ptrdiff_t T, B, I, H, R;
     int directions;
     int threads;                  /* at most so many, up to 1024; the result never depends on it */
     const elman_weights *weights; /* (D) */
-    const elman_options *options; /* NULL for a cell that does not end in _any */
+    const elman_options *options; /* NULL for a cell without any */
     const void *x;                /* (T, B, I): x[t][b] stands at x + t * x_t + b * x_b; past a length never read */
     ptrdiff_t x_t, x_b;
     const ptrdiff_t *lengths;   /* (B), each 0..T; NULL: all T */
     const unsigned char *reset; /* (T, B), 1: the state is zeroed before that step; NULL: never */
+    const void *row;            /* (T, B) the number that some cells take with each row; NULL: 1 */
+    const void *mask;           /* (D, B, R) factors of h on its way into the recurrent product; NULL: none */
+    /* Zoneout of h and c: stay * old + (1 - stay) * new stands for the new state, with stay 0 or 1 from `stays`
+     * (T, B, D*R for h, D*H for c), or where that is NULL the same for all, `stay`: 0 for no zoneout. */
+    const unsigned char *stays[2];
+    double stay[2];
     ptrdiff_t *index;           /* (2*B + T + 1) scratch: see schedule.h */
-    void *tape;                 /* (D, slots, rows, Hp): written by forward, read by backward; NULL: keep nothing */
-    int recompute;              /* the tape has only `states` slots; backward computes the others once more */
+    void *tape;                 /* the cell's tape(): written by forward, read by backward; NULL: keep nothing */
+    int recompute;              /* the tape has only the states; backward computes the rest once more */
     void *scratch;              /* the size is the cell's forward_scratch or backward_scratch */
 } elman_layer;
 
 typedef struct {
     elman_layer layer;
-    const void *state[2]; /* h and, where the cell has it, c before the first step (D, B, H); NULL: zeros */
-    void *last[2];        /* after each sequence's last true step (D, B, H); may be `state` itself */
-    void *y;              /* (T, B, D*H), y[t][b] at y + t * y_t + b * y_b; past a length never written */
+    /* h (D, B, R) and the other states of the cell (D, B, H) before the first step; NULL: zeros. */
+    const void *state[ELMAN_STATES];
+    void *last[ELMAN_STATES]; /* after each sequence's last true step; may be `state` itself; NULL: not wanted */
+    void *y;              /* (T, B, D*R), y[t][b] at y + t * y_t + b * y_b; past a length never written */
     ptrdiff_t y_t, y_b;
-    void *c; /* as y, c after every step; NULL: not wanted */
+    void *c; /* (T, B, D*H) as y, c after every step; NULL: not wanted */
     ptrdiff_t c_t, c_b;
 } elman_forward_call;
 
 typedef struct {
     elman_layer layer;
-    const void *dy; /* (T, B, D*H) with strides; past a length never read; NULL: zeros */
+    const void *dy; /* (T, B, D*R) with strides; past a length never read; NULL: zeros */
     ptrdiff_t dy_t, dy_b;
-    const void *dc; /* gradient of c after every step, as dy; NULL: zeros */
+    const void *dc; /* (T, B, D*H) gradient of c after every step, as dy; NULL: zeros */
     ptrdiff_t dc_t, dc_b;
     double limit; /* of what goes back from each step to the one before, -limit to limit; INFINITY: none */
-    const void *dlast[2]; /* gradient of `last` (D, B, H); NULL: zeros */
-    void *dstate[2];      /* gradient of `state` (D, B, H) */
+    const void *dlast[ELMAN_STATES]; /* gradient of `last`; NULL: zeros */
+    void *dstate[ELMAN_STATES];      /* gradient of `state`; NULL: not wanted */
+    void *drow;           /* (D, T, B) gradient of `row`; past a length never written; NULL: not wanted */
     void *dx;             /* (T, B, I) dense; past a length never written */
     void *dw_ih[2];       /* for each direction (G*H, I) */
-    void *dw_hh[2];       /* (G*H, H) */
+    void *dw_hh[2];       /* (G*H, R), of a cell with a recurrent product */
     void *db_ih[2];       /* (G*H); NULL: not wanted */
     void *db_hh[2];       /* (G*H); NULL: not wanted */
     void *dunits[2];      /* (the cell's units, H); NULL: not wanted */
+    void *dw_hr[2];       /* (R, H), of a cell that projects */
+    void *db_hr[2];       /* (R); NULL: not wanted */
 } elman_backward_call;
 
 typedef struct {
     const char *name;
     int gates;  /* G: blocks of H rows in the weights */
-    int states; /* 1: h, 2: h and c */
-    int slots;  /* arrays of Hp that the tape keeps for each row */
+    int states; /* 1: h, 2: h and c, 4: h, c, n and m */
+    int is_recurrent; /* whether there is a product of h with weights */
+    int carries_h;    /* 0: h is only what comes out */
+    int takes_row;    /* whether it takes a number with each row */
+    int projects;     /* whether its h may be projected */
+    int slots;  /* arrays of Hp that the tape keeps for each row, beside h */
     int units;  /* weights that each hidden unit has for itself */
     int size;   /* bytes of an element */
     void (*forward)(const elman_forward_call *call);
     void (*backward)(const elman_backward_call *call);
     ptrdiff_t (*forward_scratch)(const elman_layer *layer);
     ptrdiff_t (*backward_scratch)(const elman_layer *layer);
-    /* Lay out one direction's weights. w_ih (G*H, I), w_hh (G*H, H), b_ih and b_hh (G*H) or NULL, units (units, H) or
-     * NULL. The results have I*G*Hp, H*G*Hp, G*Hp, G*Hp, units*Hp elements; pack_transposed writes wt_ih (G*Hp*Ip) and
-     * wt_hh (G*Hp*Hp). */
-    void (*pack)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, const void *b_ih, const void *b_hh,
-                 const void *units, void *panels_ih, void *panels_hh, void *padded_b_ih, void *padded_b_hh,
-                 void *padded_units);
-    void (*pack_transposed)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, void *panels_ih,
-                            void *panels_hh);
+    ptrdiff_t (*tape)(const elman_layer *layer, ptrdiff_t rows); /* elements, for rows true pairs of a direction */
+    /* Lay out one direction's weights, elman_dense to elman_weights: the arrays of the latter have room for I*G*Hp,
+     * R*G*Hp, G*Hp, G*Hp, units*Hp, H*Rp and Rp elements; pack_transposed writes wt_ih (G*Hp*Ip), wt_hh (G*Hp*Rp) and
+     * wt_hr (Rp*Hp). */
+    void (*pack)(ptrdiff_t I, ptrdiff_t H, ptrdiff_t R, const elman_dense *dense, const elman_weights *packed);
+    void (*pack_transposed)(ptrdiff_t I, ptrdiff_t H, ptrdiff_t R, const elman_dense *dense,
+                            const elman_weights *packed);
 } elman_cell;
 
 /* The numbers of an optimiser's rule for one step. */

@@ -17,7 +17,7 @@ static ptrdiff_t steps_of_piece(const elman_layer *p, int layers)
 
 static ptrdiff_t between_layers(const elman_layer *p, int layers)
 {
-    return layers == 1 ? 0 : steps_of_piece(p, layers) * p->B * p->directions * p->H;
+    return layers == 1 ? 0 : steps_of_piece(p, layers) * p->B * p->directions * p->R;
 }
 
 ptrdiff_t elman_stack_index(const elman_layer *layer) { return 3 * layer->B + layer->T + 1; }
@@ -28,7 +28,7 @@ ptrdiff_t elman_stack_scratch(const elman_cell *cell, int layers, const elman_la
     p.T = steps_of_piece(&p, layers);
     ptrdiff_t most = cell->forward_scratch(&p);
     if (layers > 1) {
-        p.I = p.directions * p.H;
+        p.I = p.directions * p.R;
         const ptrdiff_t above = cell->forward_scratch(&p);
         if (above > most) most = above;
     }
@@ -38,7 +38,7 @@ ptrdiff_t elman_stack_scratch(const elman_cell *cell, int layers, const elman_la
 void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward_call *call)
 {
     const elman_layer *p = &call->layer;
-    const ptrdiff_t size = cell->size, outputs = p->directions * p->H, state_size = outputs * p->B * size;
+    const ptrdiff_t size = cell->size, outputs = p->directions * p->R;
     const ptrdiff_t piece = steps_of_piece(p, layers);
     ptrdiff_t *lengths = p->index + 2 * p->B + p->T + 1; /* within the piece */
     char *between = p->scratch;
@@ -46,6 +46,7 @@ void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward
         elman_forward_call one = *call;
         one.layer.T = p->T - start < piece ? p->T - start : piece;
         if (start && p->reset) one.layer.reset += start * p->B;
+        if (start && p->row) one.layer.row = (const char *)p->row + start * p->B * size;
         if (piece < p->T && p->lengths) {
             for (ptrdiff_t b = 0; b < p->B; b++) {
                 const ptrdiff_t rest = p->lengths[b] - start;
@@ -59,9 +60,10 @@ void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward
             const int last = (layers - 1 - k) % 2 == 0;
             one.layer.weights = p->weights + k * p->directions;
             for (int i = 0; i < cell->states; i++) {
+                const ptrdiff_t of_layer = k * p->directions * p->B * (i ? p->H : p->R) * size;
                 const char *state = start ? call->last[i] : call->state[i];
-                one.state[i] = state ? state + k * state_size : NULL;
-                one.last[i] = (char *)call->last[i] + k * state_size;
+                one.state[i] = state ? state + of_layer : NULL;
+                one.last[i] = call->last[i] ? (char *)call->last[i] + of_layer : NULL;
             }
             one.y = last ? (char *)call->y + start * call->y_t * size : between;
             one.y_t = last ? call->y_t : p->B * outputs;

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+
+from elman._options import FORMS, HEAD, PEEPHOLES
 
 IMPLEMENTATIONS = ["reference", "functional"]  # the modules of elman that export lstm_forward and its kin
 
@@ -21,16 +23,19 @@ def implementation(request):
 
 
 class Cell(NamedTuple):
-    name: str  # prefix of the functions
+    name: str  # prefix of the functions; "cell" for those that take the family's name first
     options: dict[str, Any]
     gates: int
     parts: tuple[str, ...]  # of the state
     units: tuple[str, ...] = ()  # weights (H,) that each unit has for itself
+    family: str = ""  # in elman._options.FORMS, with the prefix "cell"
+    outputs: int = 0  # R, where h is projected; 0: it is not
 
     def run(self, module, what, *arguments, **keywords):
         """module.<name>_<what>(...), with the cell's options wherever they belong."""
         options = {} if what == "backward" else self.options
-        return getattr(module, f"{self.name}_{what}")(*arguments, **options, **keywords)
+        family = () if what == "backward" or not self.family else (self.family,)
+        return getattr(module, f"{self.name}_{what}")(*family, *arguments, **options, **keywords)
 
     def state(self, parts):
         """The one form of a state that the functions take: the array h, or the tuple (h, c)."""
@@ -38,6 +43,31 @@ class Cell(NamedTuple):
 
     def parts_of(self, state):
         return [state] if len(self.parts) == 1 else list(state)
+
+    @property
+    def form(self):
+        return FORMS[self.family]
+
+    def names(self):
+        """Of the weights of a direction, in order."""
+        if not self.family:
+            return ("weight_ih", "weight_hh", "bias_ih", "bias_hh", *self.units)
+        units, optional = (tuple(name for name, _ in group) for group in (self.form.units, self.form.optional))
+        projection = self.form.projection if self.outputs else ()
+        return (*HEAD, *units, *(optional if set(optional) <= set(self.units) else ()), *projection)
+
+    def shape(self, name, I, H):
+        """Of a weight; None if there is no such weight."""
+        if self.family:
+            return self.form.shape(name, I, H, self.outputs or H)
+        rows = self.gates * H
+        return {"weight_ih": (rows, I), "weight_hh": (rows, H), "bias_ih": (rows,), "bias_hh": (rows,)}.get(name, (H,))
+
+
+def further(family, options=None, units=(), outputs=0):
+    """A cell of those that have no functions of their own."""
+    form = FORMS[family]
+    return Cell("cell", options or {}, form.gates, form.letters, units, family, outputs)
 
 
 CELLS = {
@@ -63,6 +93,16 @@ CELLS = {
 }
 
 
+# The others, which test_cells.py goes through.
+FURTHER = {
+    "rnn-leaky": further("rnn", {"activations": ("softsign",), "leak": 0.375}),
+    "lstm-projected": further("lstm", {"proj_clip": 0.5}, PEEPHOLES, 3),
+    "jordan": further("jordan", {"activations": ("tanh", "sigmoid")}, outputs=7),
+    "indrnn": further("indrnn", {"clip": 1.5}),
+    "sru": further("sru", {"activations": ("tanh",)}),
+    "augru-after": further("augru_reset_after"),
+}
+
 COUPLED = CELLS["lstm-any"]._replace(options={"coupled": "f=1-i", "clip": 1.5})  # weights that have no effect
 
 
@@ -78,6 +118,8 @@ class Problem:
     dstate: list[np.ndarray]  # per part (D, B, H)
     lengths: np.ndarray | None = None  # (B,)
     reset: np.ndarray | None = None  # (T, B)
+    row: np.ndarray | None = None  # (T, B), of a cell that takes a number with each row
+    noise: dict[str, Any] = field(default_factory=dict)  # zoneout, recurrent_mask
 
     @property
     def inside(self):
@@ -91,27 +133,29 @@ class Problem:
         named = {"x": self.x}
         named.update({f"{part}0": a for part, a in zip(self.cell.parts, self.state, strict=True)})
         named.update(self._named(self.weights))
-        return named
+        return named if self.row is None else named | {"row": self.row}
 
     def forward(self, module, **keywords):
         """y, the parts of the state, the tape."""
         state = self.cell.state(self.state)
-        masks = {"lengths": self.lengths, "reset": self.reset}
+        masks = {"lengths": self.lengths, "reset": self.reset, **self.noise}
+        if self.row is not None:
+            masks["row"] = self.row
         y, state, tape = self.cell.run(module, "forward", self.x, state, self.weights, **(masks | keywords))
         return y, self.cell.parts_of(state), tape
 
     def backward(self, module, tape):
         """The gradients, under the names of `arguments`."""
-        dx, dstate, dweights = self.cell.run(module, "backward", tape, self.dy, self.cell.state(self.dstate))
+        dx, dstate, dweights, *drow = self.cell.run(module, "backward", tape, self.dy, self.cell.state(self.dstate))
         dparts = zip(self.cell.parts, self.cell.parts_of(dstate), strict=True)
-        return {"x": dx} | {f"{part}0": a for part, a in dparts} | self._named(dweights)
+        gradients = {"x": dx} | {f"{part}0": a for part, a in dparts} | self._named(dweights)
+        return gradients | {"row": a for a in drow}
 
     def _named(self, weights):
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", *self.cell.units)
         return {
             f"{name}[{direction}]": a
             for direction, parts in enumerate(weights)
-            for name, a in zip(names, parts, strict=True)
+            for name, a in zip(self.cell.names(), parts, strict=True)
             if a is not None
         }
 
@@ -122,6 +166,11 @@ class Problem:
         return results | {f"d{name}": a for name, a in self.backward(module, tape).items()}
 
 
+SCALES = dict.fromkeys(("bias_ih", "bias_hh", "bias_hr"), 0.3) | dict.fromkeys(
+    (name for form in FORMS.values() for name, _ in (*form.units, *form.optional)), 0.5
+)
+
+
 def problem(cell, T, B, I, H, D=1, dtype=np.float64, bias=True, lengths=None, reset=None, seed=0):
     """Random arguments. x and dy are NaN past the end of a sequence, where nobody may look."""
     rng = np.random.default_rng(seed)
@@ -129,25 +178,25 @@ def problem(cell, T, B, I, H, D=1, dtype=np.float64, bias=True, lengths=None, re
     def normal(*shape, scale=1.0):
         return (scale * rng.standard_normal(shape)).astype(dtype)
 
-    G = cell.gates * H
+    R = cell.outputs or H
+    widths = [R if part in ("h", "y") else H for part in cell.parts]
+
+    def weight(name):
+        shape = cell.shape(name, I, H)
+        if shape is None or (name.startswith("bias") and not bias):
+            return None
+        return normal(*shape, scale=SCALES.get(name) or shape[-1] ** -0.5)
+
     made = Problem(
         cell=cell,
         x=normal(T, B, I),
-        state=[normal(D, B, H, scale=0.7) for _ in cell.parts],
-        weights=[
-            (
-                normal(G, I, scale=I**-0.5),
-                normal(G, H, scale=H**-0.5),
-                normal(G, scale=0.3) if bias else None,
-                normal(G, scale=0.3) if bias else None,
-                *(normal(H, scale=0.5) for _ in cell.units),
-            )
-            for _ in range(D)
-        ],
-        dy=normal(T, B, D * H),
-        dstate=[normal(D, B, H) for _ in cell.parts],
+        state=[normal(D, B, width, scale=0.7) for width in widths],
+        weights=[tuple(map(weight, cell.names())) for _ in range(D)],
+        dy=normal(T, B, D * R),
+        dstate=[normal(D, B, width) for width in widths],
         lengths=None if lengths is None else np.asarray(lengths),
         reset=None if reset is None else np.asarray(reset, bool),
+        row=rng.uniform(0.1, 0.9, (T, B)).astype(dtype) if cell.family and cell.form.row else None,
     )
     made.x[:] = np.where(made.inside, made.x, np.nan)
     made.dy[:] = np.where(made.inside, made.dy, np.nan)

@@ -5,6 +5,7 @@ from ._config import __version__, config, get_num_threads, set_num_threads, show
 from ._state import LSTMState
 from .activation import Activation
 from .callbacks import Callback, Checkpoint, EarlyStopping
+from .cells import AUGRU, SRU, IndRNN, Jordan
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
@@ -26,6 +27,10 @@ from .tdnn import TDNN
 from .training import History
 
 __all__ = [
+    "AUGRU",
+    "SRU",
+    "IndRNN",
+    "Jordan",
     "GRU",
     "LSTM",
     "RNN",

@@ -173,47 +173,59 @@ def reset(name, value, shape):
     return np.ascontiguousarray(a, dtype=np.uint8)
 
 
-def weights(name, value, gates, units=()):
-    """One layer's weights: a sequence of one or two directions, each (weight_ih, weight_hh, bias_ih, bias_hh), followed
-    by all of `units`, the names of weights (H,) that each hidden unit has for itself, or none of them.
+def weights(name, value, form):
+    """One layer's weights: a sequence of one or two directions, each the arrays of the form (see _options.Form).
 
-    Both biases may be None. Returns a tuple of tuples of dense arrays that agree in number, dtype and size.
+    None where the form has no such array, and for biases. Returns a tuple of tuples of dense arrays that agree in
+    number, dtype and size, with None where it was given.
     """
     if not isinstance(value, (tuple, list)) or len(value) not in (1, 2):
         raise TypeError(f"{name}: expected a list of one or two directions, got {_kind(value)}")
-    I = H = dtype = count = None
+    names = sizes = dtype = None
     checked = []
-    for d, parts in enumerate(value):
+    for d, arrays in enumerate(value):
         where = f"{name}[{d}]"
-        counts = {4, 4 + len(units)} if count is None else {count}
-        if not isinstance(parts, (tuple, list)) or len(parts) not in counts:
-            optional = f"[, {', '.join(units)}]" if units else ""
-            raise TypeError(f"{where}: expected (weight_ih, weight_hh, bias_ih, bias_hh{optional}), got {_kind(parts)}")
-        w_ih, w_hh, b_ih, b_hh, *of_units = parts
-        count = len(parts)
-        if dtype is None:
-            dtype = np.asarray(w_hh).dtype
-            if dtype not in FLOATS:
-                raise TypeError(f"{where}: weight_hh: expected float32 or float64, got {dtype}")
-        if H is None:
-            rows, H = _two(f"{where}: weight_hh", w_hh)
-            if H < 1 or rows != gates * H:
-                raise ValueError(f"{where}: weight_hh: expected shape ({gates}*H, H), got {_shown((rows, H))}")
-            I = _two(f"{where}: weight_ih", w_ih)[1]
-            if I < 1:
-                raise ValueError(f"{where}: weight_ih: expected at least one input, got shape {np.shape(w_ih)}")
-        if (b_ih is None) != (b_hh is None):
+        is_sequence = isinstance(arrays, (tuple, list))
+        if names is None and is_sequence:
+            names = form.names(len(arrays))
+        if names is None or not is_sequence or len(arrays) != len(names):
+            raise TypeError(f"{where}: expected ({form.described()}), got {_kind(arrays)}")
+        given = dict(zip(names, arrays))
+        if sizes is None:
+            dtype, sizes = _sizes_of_weights(where, given, form)
+        if form.is_recurrent and (given["bias_ih"] is None) != (given["bias_hh"] is None):
             raise ValueError(f"{where}: expected both biases or neither, got one")
-        checked.append(
-            (
-                array(f"{where}: weight_ih", w_ih, dtype, (gates * H, I), contiguous=True),
-                array(f"{where}: weight_hh", w_hh, dtype, (gates * H, H), contiguous=True),
-                None if b_ih is None else array(f"{where}: bias_ih", b_ih, dtype, (gates * H,), contiguous=True),
-                None if b_hh is None else array(f"{where}: bias_hh", b_hh, dtype, (gates * H,), contiguous=True),
-                *(array(f"{where}: {n}", a, dtype, (H,), contiguous=True) for n, a in zip(units, of_units)),
-            )
-        )
+        checked.append(tuple(_weight(f"{where}: {n}", n, a, dtype, form.shape(n, *sizes)) for n, a in given.items()))
     return tuple(checked)
+
+
+def _sizes_of_weights(where, given, form):
+    """dtype and (I, H, R), told by the first direction."""
+    main = "weight_hh" if form.is_recurrent else "weight_ih"
+    dtype = np.asarray(given[main]).dtype
+    if dtype not in FLOATS:
+        raise TypeError(f"{where}: {main}: expected float32 or float64, got {dtype}")
+    rows, columns = _two(f"{where}: {main}", given[main])
+    H, rest = divmod(rows, form.gates)
+    is_projected = "weight_hr" in given
+    R = columns if is_projected else H
+    if rest or H < 1 or R < 1 or (form.is_recurrent and columns != R):
+        wanted = ("R" if is_projected else "H") if form.is_recurrent else "I"
+        raise ValueError(f"{where}: {main}: expected shape ({form.gates}*H, {wanted}), got {_shown((rows, columns))}")
+    I = _two(f"{where}: weight_ih", given["weight_ih"])[1]
+    if I < 1:
+        raise ValueError(f"{where}: weight_ih: expected at least one input, got shape {_shown((rows, I))}")
+    return dtype, (I, H, R)
+
+
+def _weight(where, name, value, dtype, shape):
+    if shape is None:
+        if value is not None:
+            raise ValueError(f"{where}: expected None, since this cell has none, got {_kind(value)}")
+        return None
+    if value is None and name.startswith("bias"):
+        return None
+    return array(where, value, dtype, shape, contiguous=True)
 
 
 def parts_of(name, value, letters):

@@ -22,16 +22,25 @@ from libc.string cimport memcpy
 from numpy import empty as _empty, ndarray as _ndarray, zeros as _zeros
 
 cdef extern from "elman.h" nogil:
-    int ELMAN_CELL_COUNT
+    int ELMAN_CELL_COUNT, ELMAN_STATES
 
     ctypedef struct elman_activation:
         int name
         double alpha, beta
 
     ctypedef struct elman_options:
-        elman_activation activations[3]
-        int coupled, peepholes
-        double clip, cell_clip
+        elman_activation activations[4]
+        int coupled, peepholes, is_projected, form
+        double clip, cell_clip, proj_clip, stay
+
+    ctypedef struct elman_dense:
+        const void *w_ih
+        const void *w_hh
+        const void *b_ih
+        const void *b_hh
+        const void *units
+        const void *w_hr
+        const void *b_hr
 
     ctypedef struct elman_weights:
         const void *w_ih
@@ -39,11 +48,14 @@ cdef extern from "elman.h" nogil:
         const void *b_ih
         const void *b_hh
         const void *units
+        const void *w_hr
+        const void *b_hr
         const void *wt_ih
         const void *wt_hh
+        const void *wt_hr
 
     ctypedef struct elman_layer:
-        ptrdiff_t T, B, I, H
+        ptrdiff_t T, B, I, H, R
         int directions, threads
         const elman_weights *weights
         const elman_options *options
@@ -51,6 +63,10 @@ cdef extern from "elman.h" nogil:
         ptrdiff_t x_t, x_b
         const ptrdiff_t *lengths
         const unsigned char *reset
+        const void *row
+        const void *mask
+        const unsigned char *stays[2]
+        double stay[2]
         ptrdiff_t *index
         void *tape
         int recompute
@@ -58,8 +74,8 @@ cdef extern from "elman.h" nogil:
 
     ctypedef struct elman_forward_call:
         elman_layer layer
-        const void *state[2]
-        void *last[2]
+        const void *state[4]
+        void *last[4]
         void *y
         ptrdiff_t y_t, y_b
         void *c
@@ -72,27 +88,30 @@ cdef extern from "elman.h" nogil:
         const void *dc
         ptrdiff_t dc_t, dc_b
         double limit
-        const void *dlast[2]
-        void *dstate[2]
+        const void *dlast[4]
+        void *dstate[4]
+        void *drow
         void *dx
         void *dw_ih[2]
         void *dw_hh[2]
         void *db_ih[2]
         void *db_hh[2]
         void *dunits[2]
+        void *dw_hr[2]
+        void *db_hr[2]
 
     ctypedef struct elman_cell:
         const char *name
-        int gates, states, slots, units, size
+        int gates, states, is_recurrent, carries_h, takes_row, projects, slots, units, size
         void (*forward)(const elman_forward_call *call) noexcept nogil
         void (*backward)(const elman_backward_call *call) noexcept nogil
         ptrdiff_t (*forward_scratch)(const elman_layer *layer) noexcept nogil
         ptrdiff_t (*backward_scratch)(const elman_layer *layer) noexcept nogil
-        void (*pack)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, const void *b_ih, const void *b_hh,
-                     const void *units, void *panels_ih, void *panels_hh, void *padded_b_ih, void *padded_b_hh,
-                     void *padded_units) noexcept nogil
-        void (*pack_transposed)(ptrdiff_t I, ptrdiff_t H, const void *w_ih, const void *w_hh, void *panels_ih,
-                                void *panels_hh) noexcept nogil
+        ptrdiff_t (*tape)(const elman_layer *layer, ptrdiff_t rows) noexcept nogil
+        void (*pack)(ptrdiff_t I, ptrdiff_t H, ptrdiff_t R, const elman_dense *dense,
+                     const elman_weights *packed) noexcept nogil
+        void (*pack_transposed)(ptrdiff_t I, ptrdiff_t H, ptrdiff_t R, const elman_dense *dense,
+                                const elman_weights *packed) noexcept nogil
 
     ctypedef struct elman_rule:
         double lr, weight_decay, shrink, momentum, mean_decay, square_decay, eps
@@ -182,23 +201,24 @@ cdef class Packed:
     cdef elman_weights weights[2]
     cdef elman_options options
     cdef list buffers  # the memory that `weights` points into
-    cdef readonly ptrdiff_t I, H
+    cdef readonly ptrdiff_t I, H, R
     cdef readonly int D, cell_number
-    cdef readonly bint is_double, has_bias, has_units
+    cdef readonly bint is_double
 
-    def __init__(self, int cell_number, bint is_double, ptrdiff_t I, ptrdiff_t H, int D, bint has_bias,
-                 bint has_units=False, tuple activations=(), int coupled=0, double clip=INFINITY,
-                 double cell_clip=INFINITY):
-        """activations: up to three of (number, alpha, beta), for a cell that ends in _any."""
+    def __init__(self, int cell_number, bint is_double, ptrdiff_t I, ptrdiff_t H, ptrdiff_t R, int D,
+                 tuple activations=(), int coupled=0, bint peepholes=False, bint is_projected=False, int form=0,
+                 double clip=INFINITY, double cell_clip=INFINITY, double proj_clip=INFINITY, double stay=0.0):
+        """activations: up to four of (number, alpha, beta)."""
         cdef int i
         self.kernels = elman_get_kernels(current_isa, is_double)
         self.cell = &self.kernels.cells[cell_number]
-        self.cell_number, self.is_double, self.has_bias = cell_number, is_double, has_bias
-        self.I, self.H, self.D = I, H, D
-        self.has_units = self.options.peepholes = has_units
+        self.cell_number, self.is_double = cell_number, is_double
+        self.I, self.H, self.R, self.D = I, H, R, D
         for i, (number, alpha, beta) in enumerate(activations):
             self.options.activations[i] = elman_activation(number, alpha, beta)
-        self.options.coupled, self.options.clip, self.options.cell_clip = coupled, clip, cell_clip
+        self.options.coupled, self.options.peepholes, self.options.form = coupled, peepholes, form
+        self.options.is_projected, self.options.stay = is_projected, stay
+        self.options.clip, self.options.cell_clip, self.options.proj_clip = clip, cell_clip, proj_clip
         self.buffers = []
 
     @property
@@ -225,35 +245,70 @@ cdef class Packed:
     def units(self):
         return self.cell.units
 
+    @property
+    def is_recurrent(self):
+        return bool(self.cell.is_recurrent)
 
-def pack(Packed packed, int d, const real[:, ::1] w_ih, const real[:, ::1] w_hh, const real[::1] b_ih,
-         const real[::1] b_hh, const real[:, ::1] units, real[::1] panels_ih, real[::1] panels_hh,
-         real[::1] padded_b_ih, real[::1] padded_b_hh, real[::1] padded_units):
+    @property
+    def carries_h(self):
+        return bool(self.cell.carries_h)
+
+    @property
+    def takes_row(self):
+        return bool(self.cell.takes_row)
+
+    def tape_size(self, ptrdiff_t rows, bint recompute):
+        """Elements that the tape of one direction has for so many true pairs of step and sequence."""
+        cdef elman_layer layer
+        layer.H, layer.R, layer.weights, layer.recompute = self.H, self.R, self.weights, recompute
+        return self.cell.tape(&layer, rows)
+
+
+cdef const void *pointer(array, list buffers) except? NULL:
+    """Where the elements of a dense array are, which must not go away before `buffers`; None is NULL."""
+    cdef Py_buffer view
+    if array is None:
+        return NULL
+    PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS)
+    PyBuffer_Release(&view)
+    buffers.append(array)
+    return view.buf
+
+
+cdef elman_dense dense_of(tuple arrays, list buffers) except *:
+    cdef elman_dense dense
+    w_ih, w_hh, b_ih, b_hh, units, w_hr, b_hr = arrays
+    dense.w_ih, dense.w_hh = pointer(w_ih, buffers), pointer(w_hh, buffers)
+    dense.b_ih, dense.b_hh = pointer(b_ih, buffers), pointer(b_hh, buffers)
+    dense.units, dense.w_hr, dense.b_hr = pointer(units, buffers), pointer(w_hr, buffers), pointer(b_hr, buffers)
+    return dense
+
+
+def pack(Packed packed, int d, tuple dense, tuple memory):
+    """dense: w_ih, w_hh, b_ih, b_hh, units, w_hr, b_hr, dense arrays or None. memory: for each of them an array of the
+    size that elman.h gives, or None. All of the dtype that `packed` was made for."""
     cdef elman_weights *w = &packed.weights[d]
-    cdef const void *bias_ih = NULL
-    cdef const void *bias_hh = NULL
-    if b_ih is not None:
-        bias_ih, bias_hh = &b_ih[0], &b_hh[0]
-    cdef const void *of_units = NULL
-    cdef void *padded = NULL
-    if units is not None:
-        of_units = &units[0, 0]
-    if packed.cell.units:
-        padded = &padded_units[0]
+    cdef list alive = []
+    cdef elman_dense arrays = dense_of(dense, alive)
+    panels_ih, panels_hh, padded_b_ih, padded_b_hh, padded_units, panels_hr, padded_b_hr = memory
+    w.w_ih, w.w_hh = pointer(panels_ih, packed.buffers), pointer(panels_hh, packed.buffers)
+    w.b_ih, w.b_hh = pointer(padded_b_ih, packed.buffers), pointer(padded_b_hh, packed.buffers)
+    w.units = pointer(padded_units, packed.buffers)
+    w.w_hr, w.b_hr = pointer(panels_hr, packed.buffers), pointer(padded_b_hr, packed.buffers)
     with nogil:
-        packed.cell.pack(packed.I, packed.H, &w_ih[0, 0], &w_hh[0, 0], bias_ih, bias_hh, of_units, &panels_ih[0],
-                         &panels_hh[0], &padded_b_ih[0], &padded_b_hh[0], padded)
-    w.w_ih, w.w_hh, w.b_ih, w.b_hh, w.units = &panels_ih[0], &panels_hh[0], &padded_b_ih[0], &padded_b_hh[0], padded
-    packed.buffers += [panels_ih, panels_hh, padded_b_ih, padded_b_hh, padded_units]
+        packed.cell.pack(packed.I, packed.H, packed.R, &arrays, w)
 
 
-def pack_transposed(Packed packed, int d, const real[:, ::1] w_ih, const real[:, ::1] w_hh, real[::1] panels_ih,
-                    real[::1] panels_hh):
+def pack_transposed(Packed packed, int d, tuple dense, tuple memory):
+    """dense: as in `pack`. memory: for the transposed panels of w_ih, w_hh and w_hr."""
     cdef elman_weights *w = &packed.weights[d]
+    cdef list alive = []
+    cdef elman_dense arrays = dense_of(dense, alive)
+    panels_ih, panels_hh, panels_hr = memory
+    w.wt_ih, w.wt_hh = pointer(panels_ih, packed.buffers), pointer(panels_hh, packed.buffers)
+    w.wt_hr = pointer(panels_hr, packed.buffers)
     with nogil:
-        packed.cell.pack_transposed(packed.I, packed.H, &w_ih[0, 0], &w_hh[0, 0], &panels_ih[0], &panels_hh[0])
-    w.wt_ih, w.wt_hh = &panels_ih[0], &panels_hh[0]
-    packed.buffers += [panels_ih, panels_hh]
+        packed.cell.pack_transposed(packed.I, packed.H, packed.R, &arrays, w)
 
 
 cdef inline const void *start_of(const real[:, :, ::1] a) noexcept:
@@ -263,23 +318,44 @@ cdef inline const void *start_of(const real[:, :, ::1] a) noexcept:
 
 
 cdef void fill_layer(elman_layer *layer, Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
-                     const unsigned char[:, ::1] reset, int threads):
-    layer.T, layer.B, layer.I, layer.H = x.shape[0], x.shape[1], packed.I, packed.H
+                     const unsigned char[:, ::1] reset, const real[:, ::1] row, int threads):
+    layer.T, layer.B, layer.I, layer.H, layer.R = x.shape[0], x.shape[1], packed.I, packed.H, packed.R
     layer.directions, layer.weights, layer.options = packed.D, packed.weights, &packed.options
     layer.tape, layer.recompute, layer.scratch = NULL, 0, NULL
-    fill_arrays[real](layer, x, lengths, reset, threads)
+    no_noise(layer)
+    fill_arrays[real](layer, x, lengths, reset, row, threads)
 
 
 cdef void fill_arrays(elman_layer *layer, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
-                      const unsigned char[:, ::1] reset, int threads):
-    layer.threads, layer.x, layer.lengths, layer.reset = threads, NULL, NULL, NULL
+                      const unsigned char[:, ::1] reset, const real[:, ::1] row, int threads):
+    layer.threads, layer.x, layer.lengths, layer.reset, layer.row = threads, NULL, NULL, NULL, NULL
     layer.x_t, layer.x_b = x.strides[0] // <ptrdiff_t>sizeof(real), x.strides[1] // <ptrdiff_t>sizeof(real)
     if x.shape[0] and x.shape[1]:
         layer.x = &x[0, 0, 0]
         if reset is not None:
             layer.reset = &reset[0, 0]
+        if row is not None:
+            layer.row = &row[0, 0]
     if lengths is not None and lengths.shape[0]:
         layer.lengths = &lengths[0]
+
+
+cdef inline void no_noise(elman_layer *layer) noexcept:
+    layer.mask = layer.stays[0] = layer.stays[1] = NULL
+    layer.stay[0] = layer.stay[1] = 0
+
+
+cdef void fill_noise(elman_layer *layer, tuple noise, list alive) except *:
+    """noise: factors of h on its way into the recurrent product (D, B, R) or None, and of h and of c what zoneout lets
+    stay: a bool array (T, B, D*R or D*H), or a number."""
+    cdef int i
+    mask, *zoneout = noise
+    layer.mask = pointer(mask, alive)
+    for i, stays in enumerate(zoneout):
+        if isinstance(stays, float):
+            layer.stay[i] = stays
+        else:
+            layer.stays[i] = <const unsigned char *>pointer(stays, alive)
 
 
 cdef inline char *aligned(char *p) noexcept nogil:
@@ -293,19 +369,26 @@ cdef char *allocate(ptrdiff_t size) except NULL:
     return memory
 
 
-def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const real[:, :, ::1] c,
-            const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset, int threads, real[:, :, :] y,
-            real[:, :, ::1] c_all, real[:, :, ::1] h_last, real[:, :, ::1] c_last, real[::1] tape, bint recompute):
+def forward(Packed packed, const real[:, :, :] x, list state, const ptrdiff_t[::1] lengths,
+            const unsigned char[:, ::1] reset, const real[:, ::1] row, tuple noise, int threads, real[:, :, :] y,
+            real[:, :, ::1] c_all, list last, real[::1] tape, bint recompute):
+    """state, last: dense arrays, one for each state that the cell carries; in `state` None is zeros."""
     cdef elman_forward_call call
     cdef char *index
     cdef char *scratch = NULL
+    cdef list alive = []
+    cdef int i, first = not packed.cell.carries_h
     if x.shape[1] == 0:
         return
-    fill_layer[real](&call.layer, packed, x, lengths, reset, threads)
+    fill_layer[real](&call.layer, packed, x, lengths, reset, row, threads)
+    if noise is not None:
+        fill_noise(&call.layer, noise, alive)
     if tape is not None:
-        call.layer.tape, call.layer.recompute = &tape[0], recompute
-    call.state[0], call.state[1] = start_of[real](h), start_of[real](c)
-    call.last[0], call.last[1] = &h_last[0, 0, 0], <void *>start_of[real](c_last)
+        call.layer.tape, call.layer.recompute = &tape[0] if tape.shape[0] else NULL, recompute
+    for i in range(ELMAN_STATES):
+        call.state[i] = call.last[i] = NULL
+    for i in range(first, packed.cell.states):
+        call.state[i], call.last[i] = pointer(state[i - first], alive), <void *>pointer(last[i - first], alive)
     call.y, call.c = NULL, <void *>start_of[real](c_all)
     if call.c != NULL:
         call.c_t, call.c_b = c_all.shape[1] * c_all.shape[2], c_all.shape[2]
@@ -325,17 +408,21 @@ def forward(Packed packed, const real[:, :, :] x, const real[:, :, ::1] h, const
 
 
 def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset,
-             int threads, real[::1] tape, bint recompute, const real[:, :, :] dy, const real[:, :, :] dc_all,
-             double limit, const real[:, :, ::1] dh_last, const real[:, :, ::1] dc_last, real[:, :, ::1] dx, real[:, :, ::1] dh, real[:, :, ::1] dc,
-             list dweights):
+             const real[:, ::1] row, tuple noise, int threads, real[::1] tape, bint recompute, const real[:, :, :] dy,
+             const real[:, :, :] dc_all, double limit, list dlast, real[:, :, ::1] dx, list dstate,
+             real[:, :, ::1] drow, list dweights):
+    """dlast, dstate: as state and last of `forward`. dweights: for each direction the arrays of `pack`'s dense, to be
+    written, or None."""
     cdef elman_backward_call call
-    cdef real[:, ::1] matrix
-    cdef real[::1] bias
     cdef char *index
     cdef char *scratch = NULL
-    cdef int d
-    fill_layer[real](&call.layer, packed, x, lengths, reset, threads)
-    call.layer.tape, call.layer.recompute = &tape[0], recompute
+    cdef list alive = []
+    cdef elman_dense dense
+    cdef int d, i, first = not packed.cell.carries_h
+    fill_layer[real](&call.layer, packed, x, lengths, reset, row, threads)
+    if noise is not None:
+        fill_noise(&call.layer, noise, alive)
+    call.layer.tape, call.layer.recompute = &tape[0] if tape.shape[0] else NULL, recompute
     call.dy = NULL
     if dy is not None and x.shape[0] and x.shape[1]:
         call.dy = &dy[0, 0, 0]
@@ -345,23 +432,16 @@ def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
         call.dc = &dc_all[0, 0, 0]
         call.dc_t = dc_all.strides[0] // <ptrdiff_t>sizeof(real)
         call.dc_b = dc_all.strides[1] // <ptrdiff_t>sizeof(real)
-    call.dlast[0], call.dlast[1] = start_of[real](dh_last), start_of[real](dc_last)
-    call.dstate[0], call.dstate[1] = <void *>start_of[real](dh), <void *>start_of[real](dc)
-    call.dx = <void *>start_of[real](dx)
+    for i in range(ELMAN_STATES):
+        call.dlast[i] = call.dstate[i] = NULL
+    for i in range(first, packed.cell.states):
+        call.dlast[i], call.dstate[i] = pointer(dlast[i - first], alive), <void *>pointer(dstate[i - first], alive)
+    call.dx, call.drow = <void *>start_of[real](dx), <void *>start_of[real](drow)
     for d in range(packed.D):
-        matrix = dweights[d][0]
-        call.dw_ih[d] = &matrix[0, 0]
-        matrix = dweights[d][1]
-        call.dw_hh[d] = &matrix[0, 0]
-        call.db_ih[d] = call.db_hh[d] = call.dunits[d] = NULL
-        if packed.has_units:
-            matrix = dweights[d][4]
-            call.dunits[d] = &matrix[0, 0]
-        if packed.has_bias:
-            bias = dweights[d][2]
-            call.db_ih[d] = &bias[0]
-            bias = dweights[d][3]
-            call.db_hh[d] = &bias[0]
+        dense = dense_of(dweights[d], alive)
+        call.dw_ih[d], call.dw_hh[d] = <void *>dense.w_ih, <void *>dense.w_hh
+        call.db_ih[d], call.db_hh[d] = <void *>dense.b_ih, <void *>dense.b_hh
+        call.dunits[d], call.dw_hr[d], call.db_hr[d] = <void *>dense.units, <void *>dense.w_hr, <void *>dense.b_hr
     index = allocate(index_size(&call.layer))
     try:
         call.layer.index = <ptrdiff_t *>aligned(index)
@@ -401,13 +481,14 @@ cdef int by_address(const void *a, const void *b) noexcept nogil:
     return (p > q) - (p < q)
 
 
-cdef inline bint is_pair(state) noexcept:
-    return PyTuple_Check(state) and PyTuple_GET_SIZE(state) == 2
+cdef inline bint is_state(state, int parts) noexcept:
+    """Whether it is one array, or a tuple of so many."""
+    return parts == 1 or (PyTuple_Check(state) and PyTuple_GET_SIZE(state) == parts)
 
 
-cdef inline object part_of(state, int states, int i):
-    """h or c. Not state[i]: of a subclass of tuple that costs 0.1 us."""
-    return <object>PyTuple_GET_ITEM(state, i) if states == 2 else state
+cdef inline object part_of(state, int parts, int i):
+    """h, c, ... Not state[i]: of a subclass of tuple that costs 0.1 us."""
+    return state if parts == 1 else <object>PyTuple_GET_ITEM(state, i)
 
 
 @cython.final
@@ -422,19 +503,24 @@ cdef class Stack:
     cdef const elman_cell *cell
     cdef const elman_options *options
     cdef object dtype, threads
-    cdef ptrdiff_t I, H, work  # multiplications of a step of one sequence
-    cdef int D, states
+    cdef ptrdiff_t I, H, R, work  # multiplications of a step of one sequence
+    cdef int D, parts, first  # parts of a state: the cell's states from the first on that it carries
+    cdef double stay[2]  # zoneout
     cdef char item
 
-    def __cinit__(self, layers, dtype, threads):
-        """threads: a function, asked by a step that is large enough for more than one."""
+    def __cinit__(self, layers, dtype, threads, zoneout=(0.0, 0.0)):
+        """threads: a function, asked by a step that is large enough for more than one. zoneout: the share of the old
+        h and c that stays."""
         cdef Packed packed
         cdef ptrdiff_t k, d
         self.layers, self.dtype, self.threads, self.work = tuple(layers), dtype, threads, 0
         packed = <Packed>self.layers[0]
-        self.I, self.H, self.D, self.cell = packed.I, packed.H, packed.D, packed.cell
+        self.I, self.H, self.R, self.D, self.cell = packed.I, packed.H, packed.R, packed.D, packed.cell
+        self.stay[0], self.stay[1] = zoneout
         self.options = &packed.options
-        self.states, self.item = packed.cell.states, b"d" if packed.is_double else b"f"
+        self.item = b"d" if packed.is_double else b"f"
+        self.first = not packed.cell.carries_h
+        self.parts = packed.cell.states - self.first
         self.weights = <elman_weights *>PyMem_RawMalloc(len(self.layers) * self.D * sizeof(elman_weights))
         if self.weights == NULL:
             raise MemoryError("no memory for a stack of layers")
@@ -442,7 +528,7 @@ cdef class Stack:
             packed = <Packed>self.layers[k]
             for d in range(self.D):
                 self.weights[k * self.D + d] = packed.weights[d]
-            self.work += self.D * packed.cell.gates * packed.H * (packed.I + packed.H)
+            self.work += self.D * packed.cell.gates * packed.H * (packed.I + packed.R)
 
     def __dealloc__(self):
         PyMem_RawFree(self.weights)
@@ -450,23 +536,23 @@ cdef class Stack:
     def step(self, x, state, out):
         """x (B, I) or (I,), state (L, B, H) or (L, H) in place (h, or a tuple of h and c), out (B, H) or (H,)
         or None. Returns out. The quick way only; two directions are not for it."""
-        cdef Py_buffer views[4]  # x, out, h, c
+        cdef Py_buffer views[6]  # x, out, the parts of the state
         cdef elman_forward_call call
         cdef ptrdiff_t B, L = len(self.layers)
         cdef int i, j, axes, opened = 0
         try:
-            if self.D == 2 or (self.states == 2 and not is_pair(state)):
+            if self.D == 2 or not is_state(state, self.parts):
                 return None
             if out is not None and not isinstance(out, _ndarray):
                 return None
             if out is None:
-                out = _empty((x.shape[0], self.H) if x.ndim == 2 else self.H, self.dtype)
+                out = _empty((x.shape[0], self.R) if x.ndim == 2 else self.R, self.dtype)
             PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
             opened = 1
             PyObject_GetBuffer(out, &views[1], WRITABLE)
             opened = 2
-            for i in range(self.states):
-                part = part_of(state, self.states, i)
+            for i in range(self.parts):
+                part = part_of(state, self.parts, i)
                 if not isinstance(part, _ndarray):
                     return None
                 PyObject_GetBuffer(part, &views[2 + i], WRITABLE)
@@ -475,22 +561,22 @@ cdef class Stack:
             B = views[0].shape[0] if axes == 2 else 1
             if not 1 <= axes <= 2 or not is_plain(&views[0], self.item, axes, -1, -1, self.I):
                 return None
-            if not is_plain(&views[1], self.item, axes, -1, B, self.H):
+            if not is_plain(&views[1], self.item, axes, -1, B, self.R):
                 return None
             for i in range(2, opened):
-                if not is_plain(&views[i], self.item, axes + 1, L, B if axes == 2 else L, self.H):
+                if not is_plain(&views[i], self.item, axes + 1, L, B if axes == 2 else L, self.width(i - 2)):
                     return None
             for i in range(opened):
                 for j in range(i):
                     if overlap(&views[i], &views[j]):
                         return None
             call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
-            call.y, call.y_t, call.y_b = views[1].buf, 0, self.H
-            call.c, call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, NULL, 1
+            call.y, call.y_t, call.y_b = views[1].buf, 0, self.R
+            call.c, call.layer.lengths, call.layer.reset, call.layer.row, call.layer.threads = NULL, NULL, NULL, NULL, 1
             if self.work * B > RELEASE_GIL:
                 call.layer.threads = self.threads()
-            for i in range(self.states):
-                call.state[i] = call.last[i] = views[2 + i].buf
+            for i in range(self.parts):
+                call.state[i + self.first] = call.last[i + self.first] = views[2 + i].buf
             self.run(1, B, &call, self.work * B > RELEASE_GIL)
             return out
         except (AttributeError, TypeError, ValueError, BufferError):
@@ -505,7 +591,7 @@ cdef class Stack:
         h and, where the cell has it, c. The quick way only."""
         cdef Py_buffer views[2]  # x; the result in turn
         cdef elman_forward_call call
-        cdef ptrdiff_t T, B, rows = len(self.layers) * self.D, outputs = self.D * self.H
+        cdef ptrdiff_t T, B, rows = len(self.layers) * self.D, outputs = self.D * self.R
         cdef int i, axes, opened = 0
         try:
             PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
@@ -520,22 +606,22 @@ cdef class Stack:
             if batch_first:
                 call.layer.x_t, call.layer.x_b = self.I, T * self.I
                 call.y_t, call.y_b = outputs, T * outputs
-            if self.states == 2 and state is not None and not is_pair(state):
+            if state is not None and not is_state(state, self.parts):
                 return None
-            shape = (rows, B, self.H)
-            if axes == 2:
-                shape = (rows, self.H)
             result = [_empty((*x.shape[:axes - 1], outputs), self.dtype)]
-            for i in range(self.states):
-                given = None if state is None else part_of(state, self.states, i)
-                part = _zeros(shape, self.dtype)
+            for i in range(self.parts):
+                given = None if state is None else part_of(state, self.parts, i)
+                if axes == 3:
+                    part = _zeros((rows, B, self.width(i)), self.dtype)
+                else:
+                    part = _zeros((rows, self.width(i)), self.dtype)
                 PyObject_GetBuffer(part, &views[1], WRITABLE)
-                call.state[i] = call.last[i] = views[1].buf  # stays where it is as long as `part` lives
+                call.state[i + self.first] = call.last[i + self.first] = views[1].buf  # as long as `part` lives
                 PyBuffer_Release(&views[1])
                 if given is not None:
                     PyObject_GetBuffer(given, &views[1], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
                     opened = 2
-                    if not is_plain(&views[1], self.item, axes, rows, B if axes == 3 else rows, self.H):
+                    if not is_plain(&views[1], self.item, axes, rows, B if axes == 3 else rows, self.width(i)):
                         return None
                     memcpy(call.last[i], views[1].buf, views[1].len)
                     PyBuffer_Release(&views[1])
@@ -544,7 +630,8 @@ cdef class Stack:
             PyObject_GetBuffer(result[0], &views[1], WRITABLE)
             opened = 2
             call.y = views[1].buf
-            call.c, call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, NULL, threads
+            call.c, call.layer.lengths, call.layer.reset, call.layer.row = NULL, NULL, NULL, NULL
+            call.layer.threads = threads
             self.run(T, B, &call, True)
             return result
         except (AttributeError, TypeError, ValueError, BufferError):
@@ -556,7 +643,7 @@ cdef class Stack:
     def step_many(self, x, tuple states, out, int threads):
         """One step of N streams: x (N, I), N states in place, each (L, H) or (L, 1, H), h or a tuple of h and c, and out
         (N, H) or None. Returns out. The quick way only; two directions are not for it."""
-        cdef ptrdiff_t N = len(states), L = len(self.layers), row = self.H * self.cell.size, opened = 0, b, l
+        cdef ptrdiff_t N = len(states), L = len(self.layers), row, place, opened = 0, b, l
         cdef int i
         cdef elman_forward_call call
         cdef Py_buffer *views = NULL  # x, out, the parts of every state
@@ -566,52 +653,59 @@ cdef class Stack:
         if self.D == 2 or N == 0 or (out is not None and not isinstance(out, _ndarray)):
             return None
         try:
-            views = <Py_buffer *>allocate((2 + self.states * N) * sizeof(Py_buffer))
+            views = <Py_buffer *>allocate((2 + self.parts * N) * sizeof(Py_buffer))
             PyObject_GetBuffer(x, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
             opened = 1
             if out is None:
-                out = _empty((N, self.H), self.dtype)
+                out = _empty((N, self.R), self.dtype)
             PyObject_GetBuffer(out, &views[1], WRITABLE)
             opened = 2
             if not is_plain(&views[0], self.item, 2, -1, N, self.I) or overlap(&views[0], &views[1]):
                 return None
-            if not is_plain(&views[1], self.item, 2, -1, N, self.H):
+            if not is_plain(&views[1], self.item, 2, -1, N, self.R):
                 return None
-            places = <const void **>allocate(self.states * N * sizeof(void *))
+            places = <const void **>allocate(2 * self.parts * N * sizeof(void *))
             for state in states:
-                if self.states == 2 and not is_pair(state):
+                if not is_state(state, self.parts):
                     return None
-                for i in range(self.states):
-                    part, view = part_of(state, self.states, i), &views[opened]
+                for i in range(self.parts):
+                    part, view = part_of(state, self.parts, i), &views[opened]
                     if not isinstance(part, _ndarray):
                         return None
                     PyObject_GetBuffer(part, view, WRITABLE)
                     opened += 1
-                    if not (is_plain(view, self.item, 2, -1, L, self.H) or is_plain(view, self.item, 3, L, 1, self.H)):
+                    if not (is_plain(view, self.item, 2, -1, L, self.width(i))
+                            or is_plain(view, self.item, 3, L, 1, self.width(i))):
                         return None
                     if overlap(view, &views[0]) or overlap(view, &views[1]):
                         return None
-                    places[opened - 3] = view.buf
-            qsort(places, self.states * N, sizeof(void *), by_address)
-            for b in range(1, self.states * N):
-                if <const char *>places[b] < <const char *>places[b - 1] + L * row:
+                    places[2 * (opened - 3)] = view.buf
+                    places[2 * (opened - 3) + 1] = <char *>view.buf + view.len
+            qsort(places, self.parts * N, 2 * sizeof(void *), by_address)
+            for b in range(1, self.parts * N):
+                if <const char *>places[2 * b] < <const char *>places[2 * b - 1]:
                     return None
-            memory = allocate(self.states * L * N * row)
+            memory = allocate(L * N * (self.R + (self.parts - 1) * self.H + self.H) * self.cell.size)
             call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
-            call.y, call.y_t, call.y_b = views[1].buf, 0, self.H
-            call.c, call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, NULL, threads
-            for i in range(self.states):
-                call.state[i] = call.last[i] = memory + i * L * N * row
+            call.y, call.y_t, call.y_b = views[1].buf, 0, self.R
+            call.c, call.layer.lengths, call.layer.reset, call.layer.row = NULL, NULL, NULL, NULL
+            call.layer.threads = threads
+            place = 0
+            for i in range(self.parts):
+                call.state[i + self.first] = call.last[i + self.first] = memory + place
+                row = self.width(i) * self.cell.size
                 for b in range(N):
                     for l in range(L):
-                        memcpy(<char *>call.last[i] + (l * N + b) * row,
-                               <char *>views[2 + b * self.states + i].buf + l * row, row)
+                        memcpy(memory + place + (l * N + b) * row,
+                               <char *>views[2 + b * self.parts + i].buf + l * row, row)
+                place += L * N * row
             self.run(1, N, &call, self.work * N > RELEASE_GIL)
-            for i in range(self.states):
+            for i in range(self.parts):
+                row = self.width(i) * self.cell.size
                 for b in range(N):
                     for l in range(L):
-                        memcpy(<char *>views[2 + b * self.states + i].buf + l * row,
-                               <char *>call.last[i] + (l * N + b) * row, row)
+                        memcpy(<char *>views[2 + b * self.parts + i].buf + l * row,
+                               <char *>call.last[i + self.first] + (l * N + b) * row, row)
             return out
         except (AttributeError, TypeError, ValueError, BufferError):
             return None
@@ -622,8 +716,12 @@ cdef class Stack:
             PyMem_RawFree(places)
             PyMem_RawFree(memory)
 
+    cdef inline ptrdiff_t width(self, int i) noexcept:
+        """Of part i of the state."""
+        return self.H if i + self.first else self.R
+
     cdef int run(self, ptrdiff_t T, ptrdiff_t B, elman_forward_call *call, bint release) except -1:
-        """The call's x, y, states, lengths, reset and threads are set."""
+        """The call's x, y, the states that are carried, lengths, reset and threads are set."""
         cdef char on_stack[STACK_BYTES]
         cdef char *memory = on_stack
         cdef int layers = <int>len(self.layers)
@@ -631,7 +729,12 @@ cdef class Stack:
         if B == 0:
             return 0
         call.layer.T, call.layer.B, call.layer.I, call.layer.H = T, B, self.I, self.H
+        call.layer.R = self.R
         call.layer.directions, call.layer.weights, call.layer.options = self.D, self.weights, self.options
+        no_noise(&call.layer)
+        call.layer.stay[0], call.layer.stay[1] = self.stay[0], self.stay[1]
+        if self.first:
+            call.state[0] = call.last[0] = NULL
         call.layer.tape, call.layer.recompute = NULL, 0
         index = (elman_stack_index(&call.layer) * <ptrdiff_t>sizeof(ptrdiff_t) + 63) // 64 * 64
         needed = 64 + index + elman_stack_scratch(self.cell, layers, &call.layer) * self.cell.size
@@ -650,16 +753,19 @@ cdef class Stack:
 
 
 def infer(Stack stack, const real[:, :, :] x, const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset,
-          int threads, real[:, :, :] y, real[:, :, ::1] h, real[:, :, ::1] c):
-    """Whole sequences through a stack; h and c in place."""
+          const real[:, ::1] row, int threads, real[:, :, :] y, list state):
+    """Whole sequences through a stack; state, one dense array for each part, in place."""
     cdef elman_forward_call call
-    fill_arrays[real](&call.layer, x, lengths, reset, threads)
+    cdef list alive = []
+    cdef int i
+    fill_arrays[real](&call.layer, x, lengths, reset, row, threads)
     call.y = call.c = NULL
     if x.shape[0] and x.shape[1]:
         call.y = &y[0, 0, 0]
     call.y_t, call.y_b = y.strides[0] // <ptrdiff_t>sizeof(real), y.strides[1] // <ptrdiff_t>sizeof(real)
-    call.state[0], call.state[1] = start_of[real](h), start_of[real](c)
-    call.last[0], call.last[1] = <void *>call.state[0], <void *>call.state[1]
+    for i in range(stack.parts):
+        call.last[i + stack.first] = <void *>pointer(state[i], alive)
+        call.state[i + stack.first] = call.last[i + stack.first]
     stack.run(x.shape[0], x.shape[1], &call, True)
 
 

@@ -5,9 +5,13 @@ Checked here once for the reference and for the kernels. No arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from . import _checks
+from ._types import Array
 
 Activation: TypeAlias = "str | tuple[str, float] | tuple[str, float, float]"
 
@@ -28,8 +32,103 @@ ACTIVATIONS: dict[str, tuple[float, ...]] = {
 }
 COUPLED = (None, "f=1-i", "i=1-f")
 PEEPHOLES = ("weight_ci", "weight_cf", "weight_co")
+Zoneout: TypeAlias = "tuple[float | Array, float | Array]"  # of h and of c: the share, or which units, stay as they are
+NO_ZONEOUT = (0.0, 0.0)
 LARGEST = 3.4e38  # of alpha and beta, which must fit float32 too
-ROLES = ("gates", "candidate", "output")
+ROLES = ("gates", "candidate", "output", "projection")
+
+
+class Form(NamedTuple):
+    """What the arrays of a family of cells look like; the arithmetic is in reference.py and csrc/cells/.
+
+    A direction's weights are a tuple (weight_ih (G*H, I), weight_hh (G*H, R), bias_ih (G*H,), bias_hh (G*H,)), with
+    None for what the family has not, and the others behind them. R is H unless the cell projects its h.
+    """
+
+    gates: int  # G: blocks of H rows in weight_ih
+    letters: tuple[str, ...] = ("h",)  # the parts of a state, the first of which comes out, if it is not c
+    is_recurrent: bool = True  # whether there are weight_hh and bias_hh
+    has_bias: bool = True
+    units: tuple[tuple[str, int], ...] = ()  # further weights (blocks * H,) and their blocks
+    optional: tuple[tuple[str, int], ...] = ()  # the same, all there or none
+    projection: tuple[str, ...] = ()  # "weight_hr" (R, H), "bias_hr" (R,)
+    is_projected: bool = False  # whether they must be there
+    row: str = ""  # the number that comes with each step of each sequence ...
+    needs_row: bool = False  # ... and whether there is none that could stand for it
+    activations: tuple[Activation, ...] = ()  # as they are if nobody asks for others ...
+    roles: tuple[int, ...] = ()  # ... and which of ROLES they have in the kernels
+    takes: tuple[str, ...] = ()  # which other options have meaning
+    returns: tuple[str, ...] = ()  # what can be had of every step, beside y
+
+    def names(self, count: int) -> tuple[str, ...] | None:
+        """Of so many weights, in order."""
+        for optional in ((), self.optional):
+            for projection in (self.projection,) if self.is_projected else ((), self.projection):
+                names = (*HEAD, *(name for name, _ in (*self.units, *optional)), *projection)
+                if len(names) == count:
+                    return names
+        return None
+
+    def shape(self, name: str, I: int, H: int, R: int) -> tuple[int, ...] | None:
+        """None: this family has no such weight."""
+        blocks = dict((*self.units, *self.optional))
+        if name in blocks:
+            return (blocks[name] * H,)
+        rows = self.gates * H
+        return {
+            "weight_ih": (rows, I),
+            "weight_hh": (rows, R) if self.is_recurrent else None,
+            "bias_ih": (rows,) if self.has_bias else None,
+            "bias_hh": (rows,) if self.has_bias and self.is_recurrent else None,
+            "weight_hr": (R, H),
+            "bias_hr": (R,),
+        }[name]
+
+    def described(self) -> str:
+        optional = [f"[{', '.join(names)}]" for names in (tuple(n for n, _ in self.optional), self.projection) if names]
+        if self.is_projected:
+            optional = [", ".join(self.projection)]
+        return ", ".join((*HEAD, *(name for name, _ in self.units), *optional))
+
+
+IDENTITY = ("affine", 1.0, 0.0)
+HEAD = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+FORMS = {
+    "rnn": Form(1, activations=("tanh",), roles=(0,), takes=("clip", "leak")),
+    "lstm": Form(
+        4,
+        ("h", "c"),
+        optional=tuple((name, 1) for name in PEEPHOLES),
+        projection=("weight_hr",),
+        activations=("sigmoid", "tanh", "tanh"),
+        roles=(0, 1, 2),
+        takes=("coupled", "clip", "cell_clip", "proj_clip"),
+        returns=("c", "gates"),
+    ),
+    "gru_reset_after": Form(3, activations=("sigmoid", "tanh"), roles=(0, 1), takes=("clip",), returns=("gates",)),
+    "gru_reset_before": Form(3, activations=("sigmoid", "tanh"), roles=(0, 1), takes=("clip",), returns=("gates",)),
+    "jordan": Form(
+        1,
+        ("y",),
+        projection=("weight_hr", "bias_hr"),
+        is_projected=True,
+        activations=("tanh", IDENTITY),
+        roles=(0, 3),
+        takes=("clip",),
+    ),
+    "indrnn": Form(1, is_recurrent=False, units=(("weight_u", 1),), activations=("tanh",), roles=(0,), takes=("clip",)),
+    "sru": Form(
+        4,
+        ("c",),
+        is_recurrent=False,
+        has_bias=False,
+        units=(("weight_cf", 1), ("weight_cr", 1), ("bias_f", 1), ("bias_r", 1)),
+        activations=(IDENTITY,),
+        roles=(2,),
+        returns=("c",),
+    ),
+    "augru_reset_after": Form(3, row="attention", needs_row=True),
+}
 
 
 class Chosen(NamedTuple):
@@ -49,42 +148,57 @@ class Chosen(NamedTuple):
 class Options(NamedTuple):
     """What an LSTM, a GRU or an RNN was asked for, checked. Cells take from it what has meaning for them."""
 
-    activations: tuple[Chosen, ...]  # of gates, candidate and output, as far as the cell has them
+    activations: tuple[Chosen, ...]  # of gates, candidate, output and projection, as far as the cell has them
     coupled: str | None = None
     clip: float | None = None
     cell_clip: float | None = None
+    proj_clip: float | None = None
+    leak: float = 1.0  # the share of the new h in a leaky RNN
+    form: str = ""  # which of several forms of the cell
 
 
-LSTM_ACTIVATIONS = ("sigmoid", "tanh", "tanh")
-GRU_ACTIVATIONS = ("sigmoid", "tanh")
-LSTM = Options(tuple(map(Chosen, LSTM_ACTIVATIONS)))
-_RNN = {name: Options((Chosen(name),)) for name, numbers in ACTIVATIONS.items() if not numbers}
-GRU = Options(tuple(map(Chosen, GRU_ACTIVATIONS)))
+LSTM_ACTIVATIONS = FORMS["lstm"].activations
+GRU_ACTIVATIONS = FORMS["gru_reset_after"].activations
 
 
-def lstm(activations: Any, coupled: Any, clip: Any, cell_clip: Any) -> Options:
-    """ValueError, TypeError: an option that is wrong, named. What nobody asked for costs a call nothing."""
-    if activations is LSTM_ACTIVATIONS and coupled is clip is cell_clip is None:
-        return LSTM
-    return Options(
-        _all(activations, LSTM.activations), _coupled(coupled), limit("clip", clip), limit("cell_clip", cell_clip)
-    )
+def of(family: str, given: Mapping[str, Any]) -> Options:
+    """The options of a cell from what the user gave of them.
+
+    ValueError, TypeError: one that is wrong, or that this cell has not, named. What nobody asked for costs a call
+    nothing.
+    """
+    form = FORMS[family]
+    asked = {}
+    for name, value in given.items():
+        default = _DEFAULTS.get(name, form.activations)
+        if value is not default and not (name == "leak" and type(value) is float and value == default):
+            asked[name] = value
+    if not asked:
+        return PLAIN[family]
+    checked = PLAIN[family]._asdict()
+    for name, value in asked.items():
+        if name == "activations":
+            checked[name] = _all(value, form)
+        elif name not in form.takes:
+            raise ValueError(f"{name}: expected none, since {family} has no such option, got {value!r}")
+        elif name == "coupled":
+            checked[name] = str(_checks.choice(name, value, COUPLED[1:]))
+        elif name == "leak":
+            checked[name] = _checks.number(name, value, 0.0, 1.0)
+        else:
+            checked[name] = limit(name, value)
+    return Options(**checked)
 
 
-def gru(activations: Any, clip: Any) -> Options:
-    if activations is GRU_ACTIVATIONS and clip is None:
-        return GRU
-    return Options(_all(activations, GRU.activations), clip=limit("clip", clip))
-
-
-def rnn(nonlinearity: Any, clip: Any) -> Options:
-    if clip is None and isinstance(nonlinearity, str) and nonlinearity in _RNN:
+def rnn(nonlinearity: Any, clip: Any, leak: Any = 1.0) -> Options:
+    """Of an RNN, whose one activation has a name of its own."""
+    if clip is None and type(leak) is float and leak == 1 and isinstance(nonlinearity, str) and nonlinearity in _RNN:
         return _RNN[nonlinearity]
-    return Options((_one("nonlinearity", nonlinearity),), clip=limit("clip", clip))
+    return of("rnn", {"clip": clip, "leak": leak})._replace(activations=(_one("nonlinearity", nonlinearity),))
 
 
-def _all(value: Any, default: tuple[Chosen, ...]) -> tuple[Chosen, ...]:
-    roles = ROLES[: len(default)]
+def _all(value: Any, form: Form) -> tuple[Chosen, ...]:
+    roles = [ROLES[role] for role in form.roles]
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"activations: expected one for each of {', '.join(roles)}, got {value!r}")
     if len(value) != len(roles):
@@ -105,10 +219,54 @@ def _one(name: str, entry: Any) -> Chosen:
     return Chosen(str(entry), *numbers, *defaults[len(numbers) :])
 
 
-def _coupled(value: Any) -> str | None:
-    if value is not None:
-        value = str(_checks.choice("coupled", value, COUPLED[1:]))
-    return value  # type: ignore[no-any-return]
+def row(family: str, value: Any, dtype: np.dtype[Any], T: int, B: int) -> Array | None:
+    """The numbers that come with each step of each sequence, (T, B), for a cell that takes them."""
+    form = FORMS[family]
+    if not form.row:
+        if value is not None:
+            raise ValueError(f"row: expected None, since {family} takes no number with each step, got {value!r}")
+        return None
+    if value is None:
+        if form.needs_row:
+            raise TypeError(f"{form.row}: expected an array of shape ({T}, {B}), got None")
+        return None
+    return _checks.array(form.row, value, dtype, (T, B), contiguous=True)
+
+
+def shares(name: str, value: Any) -> tuple[float, float]:
+    """Zoneout's probabilities, of h and of c."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name}: expected a pair of numbers, for h and for c, got {value!r}")
+    return tuple(_checks.number(f"{name}: {part}", p, 0.0, 1.0) for part, p in zip("hc", value, strict=True))  # type: ignore[return-value]
+
+
+def noise(
+    family: str, zoneout: Any, recurrent_mask: Any, dtype: np.dtype[Any], sizes: tuple[int, int, int], R: int, H: int
+) -> tuple[Any, ...] | None:
+    """(recurrent_mask, zoneout of h, zoneout of c), checked; None if there is none of all this."""
+    if zoneout is NO_ZONEOUT and recurrent_mask is None:
+        return None
+    form, (T, B, D) = FORMS[family], sizes
+    if not isinstance(zoneout, (tuple, list)) or len(zoneout) != 2:
+        raise TypeError(f"zoneout: expected a pair, for h and for c, got {zoneout!r}")
+    checked: list[Any] = []
+    for letter, given, width in zip("hc", zoneout, (R, H), strict=True):
+        name = f"zoneout: {letter}"
+        if isinstance(given, np.ndarray):
+            if given.dtype != bool or given.shape != (T, B, D * width):
+                wanted = f"a number, or bool of shape {(T, B, D * width)}"
+                raise ValueError(f"{name}: expected {wanted}, got {given.dtype} {given.shape}")
+            checked.append(np.ascontiguousarray(given))
+        else:
+            checked.append(_checks.number(name, given, 0.0, 1.0))
+        has_state = letter in form.letters or (letter == "h" and "y" in form.letters)
+        if not has_state and not (isinstance(given, (int, float)) and given == 0):
+            raise ValueError(f"{name}: expected 0, since {family} has no such state")
+    if recurrent_mask is not None:
+        if not form.is_recurrent:
+            raise ValueError(f"recurrent_mask: expected None, since {family} has no recurrent product")
+        recurrent_mask = _checks.array("recurrent_mask", recurrent_mask, dtype, (D, B, R), contiguous=True)
+    return recurrent_mask, *checked
 
 
 def limit(name: str, value: Any) -> float | None:
@@ -118,11 +276,16 @@ def limit(name: str, value: Any) -> float | None:
     return _checks.number_below(name, value, 0, open_below=True)
 
 
+_DEFAULTS: dict[str, Any] = {"coupled": None, "clip": None, "cell_clip": None, "proj_clip": None, "leak": 1.0}
+PLAIN = {family: Options(tuple(_one("activations", a) for a in form.activations)) for family, form in FORMS.items()}
+_RNN = {name: Options((Chosen(name),)) for name, numbers in ACTIVATIONS.items() if not numbers}
+
+
 def return_all(value: Any, family: str) -> tuple[str, ...]:
     """What a cell of this family can return for every step."""
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"return_all: expected a tuple of names, got {value!r}")
-    possible = {"lstm": ("c", "gates"), "rnn": ()}.get(family, ("gates",))
+    possible = FORMS[family].returns
     for name in value:
         if name not in possible:
             wanted = " and ".join(map(repr, possible)) or "nothing, since it has neither a cell state nor gates"

@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from . import _checks, _config, _kernels, _options, reference
 from ._locks import ForkSafeLock
-from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, Activation
+from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, NO_ZONEOUT, Activation, Zoneout
 from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
-    "exp", "gru_backward", "gru_forward", "gru_pack", "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
+    "cell_backward", "cell_forward", "cell_pack", "cell_step", "exp", "gru_backward", "gru_forward", "gru_pack", "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
     "lstm_step", "rnn_backward", "rnn_forward", "rnn_pack", "rnn_step", "sigmoid", "tanh",
 ]  # fmt: skip
 
@@ -32,10 +32,7 @@ _ACTIVATIONS = {name: number for number, name in enumerate(_options.ACTIVATIONS)
 
 # Indexing a fused function once spares every call the search for its types.
 _BY_DTYPE = {
-    np.dtype(dtype): {
-        name: getattr(_kernels, name)[c_type]
-        for name in ("pack", "pack_transposed", "forward", "backward", "infer", "elementwise")
-    }
+    np.dtype(dtype): {name: getattr(_kernels, name)[c_type] for name in ("forward", "backward", "infer", "elementwise")}
     for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
 }
 _packing = ForkSafeLock()
@@ -44,32 +41,43 @@ _packing = ForkSafeLock()
 class _Kind(NamedTuple):
     """A cell and what is asked of it."""
 
-    family: str  # "rnn", "lstm", "gru_reset_after", "gru_reset_before"
+    family: str  # of _options.FORMS
     options: _options.Options
 
-    def cell(self, has_units: bool) -> str:
-        """The kernels' name: the plain cell where it does, since it is the fastest."""
-        if self.family == "rnn":
-            plain = f"rnn_{self.options.activations[0].name}"
-            return plain if plain in _CELLS and self.options.clip is None else "rnn_any"
-        default = _options.LSTM if self.family == "lstm" else _options.GRU
-        return self.family if self.options == default and not has_units else f"{self.family}_any"
+    @property
+    def form(self) -> _options.Form:
+        return _options.FORMS[self.family]
 
-    def for_kernels(self) -> tuple[Any, ...]:
+    def cell(self, names: tuple[str, ...]) -> str:
+        """The kernels' name, for weights of these names: the plain cell where it does, since it is the fastest."""
+        if self.family == "jordan":
+            return "rnn_any"
+        is_plain = len(names) == len(_options.HEAD) and self.options == _options.PLAIN[self.family]
+        if self.family == "rnn":
+            name = f"rnn_{self.options.activations[0].name}"
+            same = self.options._replace(activations=_options.PLAIN["rnn"].activations)
+            return name if name in _CELLS and same == _options.PLAIN["rnn"] else "rnn_any"
+        return self.family if is_plain or f"{self.family}_any" not in _CELLS else f"{self.family}_any"
+
+    def for_kernels(self, names: tuple[str, ...]) -> tuple[Any, ...]:
         """As _kernels.Packed takes them."""
         o = self.options
-        activations = tuple((_ACTIVATIONS[a.name], a.alpha, a.beta) for a in o.activations)
-        limits = (np.inf if limit is None else limit for limit in (o.clip, o.cell_clip))
-        return activations, _options.COUPLED.index(o.coupled), *limits
+        activations = [(_ACTIVATIONS["affine"], 1.0, 0.0)] * len(_options.ROLES)
+        for role, a in zip(self.form.roles, o.activations, strict=True):
+            activations[role] = (_ACTIVATIONS[a.name], a.alpha, a.beta)
+        limits = (np.inf if limit is None else limit for limit in (o.clip, o.cell_clip, o.proj_clip))
+        has_optional = bool(self.form.optional) and self.form.optional[0][0] in names
+        return (
+            tuple(activations), _options.COUPLED.index(o.coupled), has_optional, "weight_hr" in names, 0, *limits,
+            1 - o.leak,
+        )  # fmt: skip
 
 
 class PackedWeights:
-    """One layer's weights, copied and laid out for the kernels; made by `rnn_pack`, `lstm_pack` and `gru_pack`."""
+    """One layer's weights, copied and laid out for the kernels; made by `rnn_pack`, `lstm_pack`, `cell_pack`, ..."""
 
     def __init__(self, kind: _Kind, weights: Any, name: str = "weights"):
-        gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind.family.partition("_")[0]]
-        units = _options.PEEPHOLES if kind.family == "lstm" else ()
-        self._lay_out(kind, _checks.weights(name, weights, gates, units))
+        self._lay_out(kind, _checks.weights(name, weights, kind.form))
         self.spare: deque[Array] = deque(maxlen=1)  # see _Memory
 
     def renewed(self, weights: Any) -> PackedWeights:
@@ -83,38 +91,71 @@ class PackedWeights:
     def _lay_out(self, kind, weights):
         self.kind = kind
         self.arrays = tuple(tuple(map(_frozen, d)) for d in weights)
-        _, w_hh, b_ih, _, *of_units = self.arrays[0]
-        self.cell = kind.cell(bool(of_units))
-        self.dtype = w_hh.dtype
+        self.names = kind.form.names(len(self.arrays[0]))
+        self.cell = kind.cell(self.names)
+        w_ih = self.arrays[0][0]
+        self.dtype = w_ih.dtype
         self.kernels = _BY_DTYPE[self.dtype]
-        self.I, self.H, self.D = self.arrays[0][0].shape[1], w_hh.shape[1], len(self.arrays)
+        self.I, self.H, self.D = w_ih.shape[1], w_ih.shape[0] // kind.form.gates, len(self.arrays)
+        self.R = len(self.arrays[0][self.names.index("weight_hr")]) if "weight_hr" in self.names else self.H
         self.packed = _kernels.Packed(
-            _CELLS[self.cell], self.dtype == np.float64, self.I, self.H, self.D, b_ih is not None, bool(of_units),
-            *kind.for_kernels(),
-        )  # fmt: skip
-        self.letters = ("h", "c")[: self.packed.states]
-        for d, (w_ih, w_hh, b_ih, b_hh, *of_units) in enumerate(self.arrays):
-            Hp = self._padded(self.H)
-            columns = self.packed.gates * Hp
-            sizes = (self.I * columns, self.H * columns, columns, columns, self.packed.units * Hp)
-            memory = _all_aligned(sizes, self.dtype)
-            stacked = np.stack(of_units) if of_units else None
-            self.kernels["pack"](self.packed, d, w_ih, w_hh, b_ih, b_hh, stacked, *memory)
+            _CELLS[self.cell], self.dtype == np.float64, self.I, self.H, self.R, self.D, *kind.for_kernels(self.names)
+        )
+        self.letters = kind.form.letters
+        self._dense = [self.dense_of(arrays) for arrays in self.arrays]
+        Hp, Rp = self._padded(self.H), self._padded(self.R)
+        columns = self.packed.gates * Hp
+        sizes = (self.I * columns, self.R * columns, columns, columns, self.packed.units * Hp, self.H * Rp, Rp)
+        is_recurrent, is_projected = self.packed.is_recurrent, self.R != self.H or "weight_hr" in self.names
+        is_there = (True, is_recurrent, True, is_recurrent, self.packed.units > 0, is_projected, is_projected)
+        for d, dense in enumerate(self._dense):
+            _kernels.pack(self.packed, d, dense, self._memory(sizes, is_there))
         self._has_transposed = False
+
+    def dense_of(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """One direction's arrays as _kernels.pack takes them: w_ih, w_hh, b_ih, b_hh, those of each unit in one array,
+        w_hr, b_hr."""
+        given = dict(zip(self.names, arrays))
+        head = [given.pop(name) for name in _options.HEAD]
+        projection = [given.pop(name, None) for name in ("weight_hr", "bias_hr")]
+        units = np.concatenate([a.reshape(-1, self.H) for a in given.values()]) if given else None
+        return (*head, units, *projection)
+
+    def gradients_of(self, dense: Sequence[Any]) -> tuple[Any, ...]:
+        """The way back: gradients in the form of `arrays`."""
+        *head, units, w_hr, b_hr = dense
+        found = dict(zip(_options.HEAD, head)) | {"weight_hr": w_hr, "bias_hr": b_hr}
+        start = 0
+        for name, like in zip(self.names, self.arrays[0]):
+            if name not in found:
+                found[name] = units.reshape(-1)[start : start + like.size].copy()
+                start += like.size
+        return tuple(found[name] for name in self.names)
 
     def for_backward(self) -> _kernels.Packed:
         """The packed weights with their transposed panels, which are made when they are first wanted."""
         if not self._has_transposed:
             with _packing.held():
-                for d, (w_ih, w_hh, *_) in enumerate(() if self._has_transposed else self.arrays):
-                    rows = self.packed.gates * self._padded(self.H)
-                    memory = _all_aligned([rows * self._padded(n) for n in (self.I, self.H)], self.dtype)
-                    self.kernels["pack_transposed"](self.packed, d, w_ih, w_hh, *memory)
+                for d, dense in enumerate(() if self._has_transposed else self._dense):
+                    Hp, Rp = self._padded(self.H), self._padded(self.R)
+                    rows = self.packed.gates * Hp
+                    sizes = (rows * self._padded(self.I), rows * Rp, Rp * Hp)
+                    is_there = (True, self.packed.is_recurrent, dense[-2] is not None)
+                    _kernels.pack_transposed(self.packed, d, dense, self._memory(sizes, is_there))
                 self._has_transposed = True
         return self.packed
 
+    def _memory(self, sizes, is_there):
+        """Arrays of these sizes on cache lines of their own; None for what is not there."""
+        arrays = iter(_all_aligned([n for n, there in zip(sizes, is_there) if there], self.dtype))
+        return tuple(next(arrays) if there else None for there in is_there)
+
     def _padded(self, n: int) -> int:
         return -(-n // self.packed.lanes) * self.packed.lanes
+
+    def state_shapes(self, D: int, B: int) -> list[tuple[int, int, int]]:
+        """Of the parts of a state; an h or y has the R elements that come out."""
+        return [(D, B, self.R if letter in ("h", "y") else self.H) for letter in self.letters]
 
 
 class _Memory:
@@ -143,11 +184,11 @@ class _Memory:
 class _Tape:
     """What a forward call keeps for its backward call; never changed."""
 
-    __slots__ = ("weights", "x", "lengths", "reset", "memory", "recompute")
+    __slots__ = ("weights", "x", "lengths", "reset", "row", "noise", "memory", "recompute")
 
-    def __init__(self, weights, x, lengths, reset, memory, recompute):
+    def __init__(self, weights, x, lengths, reset, row, noise, memory, recompute):
         self.weights, self.x, self.lengths, self.reset = weights, x, lengths, reset
-        self.memory, self.recompute = memory, recompute
+        self.row, self.noise, self.memory, self.recompute = row, noise, memory, recompute
 
     @property
     def kept(self):
@@ -155,9 +196,11 @@ class _Tape:
         return self.memory.array
 
 
-def rnn_pack(weights: Weights, *, nonlinearity: Activation = "tanh", clip: float | None = None) -> Packed:
+def rnn_pack(
+    weights: Weights, *, nonlinearity: Activation = "tanh", clip: float | None = None, leak: float = 1.0
+) -> Packed:
     """Lay out the weights of an RNN layer once; the result goes wherever `weights` goes, with the same options."""
-    return _weights(_rnn(nonlinearity, clip), weights)
+    return _weights(_rnn(nonlinearity, clip, leak), weights)
 
 
 def lstm_pack(
@@ -166,10 +209,11 @@ def lstm_pack(
     coupled: str | None = None,
     clip: float | None = None,
     cell_clip: float | None = None,
+    proj_clip: float | None = None,
     activations: Sequence[Activation] = LSTM_ACTIVATIONS,
 ) -> Packed:
     """Lay out the weights of an LSTM layer once; the result goes wherever `weights` goes, with the same options."""
-    return _weights(_lstm(activations, coupled, clip, cell_clip), weights)
+    return _weights(_lstm(activations, coupled, clip, cell_clip, proj_clip), weights)
 
 
 def gru_pack(
@@ -190,18 +234,34 @@ def rnn_forward(
     *,
     nonlinearity: Activation = "tanh",
     clip: float | None = None,
+    leak: float = 1.0,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
     return_all: Sequence[str] = (),
+    zoneout: Zoneout = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
 ) -> tuple[Any, ...]:
     """h' = phi(W_ih x + b_ih + W_hh h + b_hh) for every step: see `lstm_forward`; state is h (D, B, H).
 
     nonlinearity: phi, "tanh", "relu", "sigmoid" or another activation of `elman.LSTM`; clip limits the sum inside it.
     """
-    return _forward(_rnn(nonlinearity, clip), x, state, weights, lengths, reset, training, recompute, out, return_all)
+    return _forward(
+        _rnn(nonlinearity, clip, leak),
+        x,
+        state,
+        weights,
+        lengths,
+        reset,
+        training,
+        recompute,
+        out,
+        return_all,
+        zoneout,
+        recurrent_mask,
+    )
 
 
 def lstm_forward(
@@ -212,6 +272,7 @@ def lstm_forward(
     coupled: str | None = None,
     clip: float | None = None,
     cell_clip: float | None = None,
+    proj_clip: float | None = None,
     activations: Sequence[Activation] = LSTM_ACTIVATIONS,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
@@ -219,6 +280,8 @@ def lstm_forward(
     recompute: bool = False,
     out: Array | None = None,
     return_all: Sequence[str] = (),
+    zoneout: Zoneout = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
 ) -> tuple[Any, ...]:
     """Run an LSTM layer over whole sequences.
 
@@ -240,8 +303,10 @@ def lstm_forward(
     Raises TypeError and ValueError naming the argument, before anything is written.
     Equations: csrc/cells/lstm.inc, elman.reference.
     """
-    kind = _lstm(activations, coupled, clip, cell_clip)
-    return _forward(kind, x, state, weights, lengths, reset, training, recompute, out, return_all)
+    kind = _lstm(activations, coupled, clip, cell_clip, proj_clip)
+    return _forward(
+        kind, x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout, recurrent_mask
+    )
 
 
 def gru_forward(
@@ -258,13 +323,17 @@ def gru_forward(
     recompute: bool = False,
     out: Array | None = None,
     return_all: Sequence[str] = (),
+    zoneout: Zoneout = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
 ) -> tuple[Any, ...]:
     """Run a GRU layer over whole sequences: see `lstm_forward`; state is h (D, B, H), gates in the order r, z, n.
 
     reset_after: whether r multiplies after the recurrent product (PyTorch) or before it (the default of ONNX).
     """
     kind = _gru(reset_after, activations, clip)
-    return _forward(kind, x, state, weights, lengths, reset, training, recompute, out, return_all)
+    return _forward(
+        kind, x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout, recurrent_mask
+    )
 
 
 def rnn_backward(
@@ -309,10 +378,12 @@ def rnn_step(
     *,
     nonlinearity: Activation = "tanh",
     clip: float | None = None,
+    leak: float = 1.0,
+    zoneout: Zoneout = NO_ZONEOUT,
     out: Array | None = None,
 ) -> Array:
     """One step of stacked RNN layers: see `lstm_step`; state is h (L, B, H)."""
-    return _step(_rnn(nonlinearity, clip), x, state, stack, out)
+    return _step(_rnn(nonlinearity, clip, leak), x, state, stack, out, zoneout)
 
 
 def lstm_step(
@@ -323,7 +394,9 @@ def lstm_step(
     coupled: str | None = None,
     clip: float | None = None,
     cell_clip: float | None = None,
+    proj_clip: float | None = None,
     activations: Sequence[Activation] = LSTM_ACTIVATIONS,
+    zoneout: Zoneout = NO_ZONEOUT,
     out: Array | None = None,
 ) -> Array:
     """One step of L stacked one-direction layers, in place.
@@ -334,7 +407,7 @@ def lstm_step(
     out:   (B, H) to write the top layer's output into; may not overlap x or the state
     Returns the top layer's output (B, H).
     """
-    return _step(_lstm(activations, coupled, clip, cell_clip), x, state, stack, out)
+    return _step(_lstm(activations, coupled, clip, cell_clip, proj_clip), x, state, stack, out, zoneout)
 
 
 def gru_step(
@@ -345,10 +418,73 @@ def gru_step(
     reset_after: bool = True,
     clip: float | None = None,
     activations: Sequence[Activation] = GRU_ACTIVATIONS,
+    zoneout: Zoneout = NO_ZONEOUT,
     out: Array | None = None,
 ) -> Array:
     """One step of stacked GRU layers: see `lstm_step`; state is h (L, B, H)."""
-    return _step(_gru(reset_after, activations, clip), x, state, stack, out)
+    return _step(_gru(reset_after, activations, clip), x, state, stack, out, zoneout)
+
+
+def cell_pack(cell: str, weights: Weights, **options: Any) -> Packed:
+    """Lay out a layer's weights once, of any cell; the result goes wherever `weights` goes, with the same options."""
+    return _weights(_kind(cell, options), weights)
+
+
+def cell_forward(
+    cell: str,
+    x: Array,
+    state: State,
+    weights: Weights,
+    *,
+    row: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    reset: npt.ArrayLike | None = None,
+    training: bool = True,
+    recompute: bool = False,
+    out: Array | None = None,
+    return_all: Sequence[str] = (),
+    zoneout: Zoneout = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
+    **options: Any,
+) -> tuple[Any, ...]:
+    """Run a layer of any cell: see `lstm_forward`.
+
+    cell:     its name, see elman._options.FORMS: the arrays in a direction's weights, the parts of a state, the options
+    row:      (T, B) the number that the cell takes with each step of each sequence (AUGRU: attention; CfC: timespans)
+    options:  activations, clip, ..., as far as the cell has them
+    """
+    return _forward(
+        _kind(cell, options), x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout,
+        recurrent_mask, row,
+    )  # fmt: skip
+
+
+def cell_backward(
+    tape: Tape | None,
+    dy: Array | None = None,
+    dstate: State = None,
+    *,
+    dc: Array | None = None,
+    grad_clip: float | None = None,
+) -> tuple[Any, ...]:
+    """Backpropagation through time of `cell_forward`: see `lstm_backward`. Where `row` was given its gradient (T, B)
+    comes fourth."""
+    return _backward("", tape, dy, dstate, dc, grad_clip)
+
+
+def cell_step(
+    cell: str,
+    x: Array,
+    state: State,
+    stack: Sequence[Weights],
+    *,
+    row: Array | None = None,
+    zoneout: Zoneout = NO_ZONEOUT,
+    out: Array | None = None,
+    **options: Any,
+) -> Array:
+    """One step of stacked layers of any cell: see `lstm_step`; row (B,)."""
+    return _step(_kind(cell, options), x, state, stack, out, zoneout, row)
 
 
 def exp(x: npt.ArrayLike) -> Array:
@@ -366,43 +502,53 @@ def tanh(x: npt.ArrayLike) -> Array:
     return _elementwise("tanh", x)
 
 
-def _rnn(nonlinearity, clip):
-    return _Kind("rnn", _options.rnn(nonlinearity, clip))
+def _rnn(nonlinearity, clip, leak):
+    return _Kind("rnn", _options.rnn(nonlinearity, clip, leak))
 
 
-def _lstm(activations, coupled, clip, cell_clip):
-    return _Kind("lstm", _options.lstm(activations, coupled, clip, cell_clip))
+def _lstm(activations, coupled, clip, cell_clip, proj_clip):
+    given = {"activations": activations, "coupled": coupled, "clip": clip, "cell_clip": cell_clip}
+    return _Kind("lstm", _options.of("lstm", given | {"proj_clip": proj_clip}))
 
 
 def _gru(reset_after, activations, clip):
-    where = "after" if _checks.boolean("reset_after", reset_after) else "before"
-    return _Kind(f"gru_reset_{where}", _options.gru(activations, clip))
+    family = f"gru_reset_{'after' if _checks.boolean('reset_after', reset_after) else 'before'}"
+    return _Kind(family, _options.of(family, {"activations": activations, "clip": clip}))
+
+
+def _kind(cell, options):
+    family = _checks.choice("cell", cell, tuple(_options.FORMS))
+    return _Kind(family, _options.of(family, options))
 
 
 def _weights(kind, weights, name="weights"):
     if type(weights) is not PackedWeights:
         return PackedWeights(kind, weights, name)
     if weights.kind != kind:
-        wanted, got = (k.family if k.family != other.family else k for k, other in
-                       ((kind, weights.kind), (weights.kind, kind)))  # fmt: skip
+        wanted, got = (kind, weights.kind) if kind.family == weights.kind.family else (kind.family, weights.kind.family)
         raise ValueError(f"{name}: expected weights packed for {wanted}, got weights packed for {got}")
     return weights
 
 
-def _forward(kind, x, state, weights, lengths, reset, training, recompute, out, return_all):
+def _forward(
+    kind, x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout, recurrent_mask, row=None
+):
     w = _weights(kind, weights)
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     return_all = _options.return_all(return_all, kind.family)
-    dtype, H, D = w.dtype, w.H, w.D
+    dtype, H, R, D = w.dtype, w.H, w.R, w.D
     x = _checks.array("x", x, dtype, ("T", "B", w.I))
     T, B, _ = x.shape
-    h, c = _state("state", state, w, (D, B, H))
+    given = _state("state", state, w, D, B)
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
+    row = _options.row(kind.family, row, dtype, T, B)
+    noise = _options.noise(kind.family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
     if out is None:
-        y = (np.empty if lengths is None else np.zeros)((T, B, D * H), dtype)
+        y = (np.empty if lengths is None else np.zeros)((T, B, D * R), dtype)
     else:
-        y = _checks.output("out", out, dtype, (T, B, D * H), (("x", x), ("state", h), ("state", c)))
+        apart = [("x", x), *(("state", part) for part in given), ("row", row)]
+        y = _checks.output("out", out, dtype, (T, B, D * R), apart)
         if lengths is not None:
             y[...] = 0
     tape = kept = None
@@ -410,18 +556,19 @@ def _forward(kind, x, state, weights, lengths, reset, training, recompute, out, 
     if training or "gates" in return_all:
         recompute = recompute and "gates" not in return_all  # which are what it would not keep
         x = np.array(x, order="C")
-        lengths, reset = (None if a is None else a.copy() for a in (lengths, reset))
+        lengths, reset, row = (None if a is None else a.copy() for a in (lengths, reset, row))
+        if noise is not None:
+            noise = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in noise)
         rows = T * B if lengths is None else int(lengths.sum())
-        memory = _Memory(w.spare, D * rows * (w.packed.states if recompute else w.packed.slots) * w._padded(H), dtype)
-        tape = _Tape(w, x, lengths, reset, memory, recompute)
+        memory = _Memory(w.spare, D * w.packed.tape_size(rows, recompute), dtype)
+        tape = _Tape(w, x, lengths, reset, row, noise, memory, recompute)
         kept = tape.kept
-    h_last = np.empty((D, B, H), dtype)
-    c_last = np.empty((D, B, H), dtype) if w.packed.states == 2 else None
+    last = [np.empty(shape, dtype) for shape in w.state_shapes(D, B)]
     w.kernels["forward"](
-        w.packed, x, h, c, lengths, reset, _config.get_num_threads(), y, c_all, h_last, c_last, kept, recompute
+        w.packed, x, given, lengths, reset, row, noise, _config.get_num_threads(), y, c_all, last, kept, recompute
     )
     arrays = [c_all if name == "c" else _gates_of(tape) for name in return_all]
-    return y, _bundled([h_last, c_last]), tape if training else None, *arrays
+    return y, _bundled(last), tape if training else None, *arrays
 
 
 def _gates_of(tape):
@@ -432,12 +579,13 @@ def _gates_of(tape):
     order = np.argsort(-lengths, kind="stable")
     s, j = np.nonzero(np.arange(T)[:, None] < lengths[order])
     b = order[j]
-    slots = tape.kept.reshape(w.D, w.packed.slots, len(s), w._padded(w.H))
+    Hp, Rp = w._padded(w.H), w._padded(w.R)  # a direction's tape is h (rows, Rp), c, the gates, ... (rows, Hp) each
     gates = np.zeros((T, B, w.D, G, w.H), w.dtype)
     for d in range(w.D):
         t = lengths[b] - 1 - s if d else s
+        slots = np.split(tape.kept, w.D)[d][len(s) * Rp :][: w.packed.slots * len(s) * Hp].reshape(-1, len(s), Hp)
         for k in range(G):
-            gates[t, b, d, k] = slots[d, states + k, :, : w.H]
+            gates[t, b, d, k] = slots[states - 1 + k, :, : w.H]
     if w.cell.endswith("_any"):
         gates = reference.gates_from(w.kind.options, gates)
         gates[np.arange(T)[:, None] >= lengths] = 0
@@ -448,34 +596,33 @@ def _backward(family, tape, dy, dstate, dc_all, grad_clip):
     if type(tape) is not _Tape or not tape.weights.cell.startswith(family):
         raise TypeError(f"tape: expected the tape of {family}_forward, got {_named(tape)}")
     w, x = tape.weights, tape.x
-    dtype, H, D = w.dtype, w.H, w.D
+    dtype, H, R, D = w.dtype, w.H, w.R, w.D
     T, B, I = x.shape
     if dy is not None:
-        dy = _checks.array("dy", dy, dtype, (T, B, D * H))
+        dy = _checks.array("dy", dy, dtype, (T, B, D * R))
     if dc_all is not None:
+        if "c" not in w.letters:
+            raise ValueError(f"dc: expected None, since {w.kind.family} has no cell state")
         dc_all = _checks.array("dc", dc_all, dtype, (T, B, D * H))
     limit = _options.limit("grad_clip", grad_clip)
-    dh_last, dc_last = _state("dstate", dstate, w, (D, B, H))
+    dlast = _state("dstate", dstate, w, D, B)
+    drow = None if tape.row is None else np.zeros((D, T, B), dtype)
+    dstate = [np.empty(shape, dtype) for shape in w.state_shapes(D, B)]
     if B == 0:
         dweights = [tuple(None if a is None else np.zeros_like(a) for a in arrays) for arrays in w.arrays]
-        empty = [np.empty((D, 0, H), dtype) for _ in w.letters]
-        return np.empty((T, 0, I), dtype), _bundled(empty), dweights
-    packed = w.for_backward()
+        of_row = () if drow is None else (drow.sum(axis=0),)
+        return np.empty((T, 0, I), dtype), _bundled(dstate), dweights, *of_row
     dx = (np.empty if tape.lengths is None else np.zeros)((T, B, I), dtype)
-    dh = np.empty((D, B, H), dtype)
-    dc = np.empty((D, B, H), dtype) if packed.states == 2 else None
-    dweights = [tuple(None if a is None else np.empty_like(a) for a in arrays[:4]) for arrays in w.arrays]
-    dunits = [np.empty((len(arrays) - 4, H), dtype) for arrays in w.arrays]
+    dense = [tuple(None if a is None else np.empty_like(a) for a in w.dense_of(arrays)) for arrays in w.arrays]
     w.kernels["backward"](
-        packed, x, tape.lengths, tape.reset, _config.get_num_threads(), tape.kept, tape.recompute, dy, dc_all,
-        np.inf if limit is None else limit, dh_last, dc_last, dx, dh, dc,
-        [(*arrays, of_units) for arrays, of_units in zip(dweights, dunits)],
+        w.for_backward(), x, tape.lengths, tape.reset, tape.row, tape.noise, _config.get_num_threads(), tape.kept,
+        tape.recompute, dy, dc_all, np.inf if limit is None else limit, dlast, dx, dstate, drow, dense,
     )  # fmt: skip
-    dweights = [(*arrays, *map(np.copy, of_units)) for arrays, of_units in zip(dweights, dunits)]
-    return dx, _bundled([dh, dc]), dweights
+    of_row = () if drow is None else (drow.sum(axis=0),)
+    return dx, _bundled(dstate), [w.gradients_of(arrays) for arrays in dense], *of_row
 
 
-def _step(kind, x, state, stack, out):
+def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
     if not isinstance(stack, (tuple, list)):
         raise TypeError(f"stack: expected a list with the weights of each layer, got {type(stack).__name__}")
     packed = []
@@ -488,28 +635,32 @@ def _step(kind, x, state, stack, out):
         raise ValueError("stack: expected at least one layer, got none")
     first = packed[0]
     for layer, w in enumerate(packed[1:], 1):
-        if (w.I, w.H, w.dtype) != (first.H, first.H, first.dtype):
+        if (w.I, w.H, w.R, w.dtype) != (first.R, first.H, first.R, first.dtype):
             raise ValueError(
                 f"stack[{layer}]: expected I = H = {first.H} of {first.dtype}, got I = {w.I}, H = {w.H} of {w.dtype}"
             )
-        if w.packed.has_units != first.packed.has_units:
-            raise ValueError(f"stack[{layer}]: expected peepholes in all layers or in none")
+        if w.names != first.names:
+            what = "peepholes" if kind.form.optional else "the same weights"
+            raise ValueError(f"stack[{layer}]: expected {what} in all layers or in none")
     x = _checks.array("x", x, first.dtype, ("B", first.I))
-    shape = (len(packed), x.shape[0], first.H)
+    B = len(x)
+    shapes = first.state_shapes(len(packed), B)
     parts = _checks.parts_of("state", state, first.letters)
     apart_from = [("x", x)]
-    for letter, part in zip(first.letters, parts):
+    for letter, part, shape in zip(first.letters, parts, shapes):
         apart_from.append(
             (f"state: {letter}", _checks.output(f"state: {letter}", part, first.dtype, shape, apart_from))
         )
     parts = [part for _, part in apart_from[1:]]
+    zoneout = _options.shares("zoneout", zoneout)
+    row = _options.row(kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
     if out is None:
-        y = np.empty(shape[1:], first.dtype)
+        y = np.empty((B, first.R), first.dtype)
     else:
-        y = _checks.output("out", out, first.dtype, shape[1:], apart_from)
-    dense = [np.ascontiguousarray(a) for a in (x, y, *parts)]
-    Inference(packed).step(dense[0], _bundled(dense[2:]), dense[1])
-    for given, result in zip((y, *parts), dense[1:]):
+        y = _checks.output("out", out, first.dtype, (B, first.R), apart_from)
+    dense = [np.ascontiguousarray(a) for a in (y, *parts)]
+    Inference(packed, zoneout).run(x[None], dense[1:], None, None, dense[0][None], row)
+    for given, result in zip((y, *parts), dense):
         if result is not given:
             given[...] = result
     return y
@@ -522,31 +673,32 @@ class Inference:
     ways for plain arguments: None says that these need the care of `*_step` and of `run`.
     """
 
-    def __init__(self, stack: Sequence[Packed]):
+    def __init__(self, stack: Sequence[Packed], zoneout: tuple[float, float] = NO_ZONEOUT):
         first = stack[0]
-        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype, _config.get_num_threads)
+        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype, _config.get_num_threads, zoneout)
         self._run = first.kernels["infer"]
         self.step, self.step_many, self.call = self._stack.step, self._stack.step_many, self._stack.call
 
-    def run(self, x, parts, lengths, reset, out):
+    def run(self, x, parts, lengths, reset, out, row=None):
         """Checked arguments, time first; writes y into `out`, zero before, and the states over `parts`."""
         if reset is not None:
             reset = np.ascontiguousarray(reset)
-        self._run(self._stack, x, lengths, reset, _config.get_num_threads(), out, *parts, *[None] * (2 - len(parts)))
+        if row is not None:
+            row = np.ascontiguousarray(row)
+        self._run(self._stack, x, lengths, reset, row, _config.get_num_threads(), out, parts)
 
 
-def _state(name, value, w, shape):
+def _state(name, value, w, D, B):
     parts = _checks.parts_of(name, value, w.letters)
-    checked = [
+    return [
         None if part is None else _checks.array(f"{name}: {letter}", part, w.dtype, shape, contiguous=True)
-        for letter, part in zip(w.letters, parts)
+        for letter, part, shape in zip(w.letters, parts, w.state_shapes(D, B))
     ]
-    return checked if len(checked) == 2 else (checked[0], None)
 
 
 def _bundled(parts):
-    """A state from its parts: h, or (h, c)."""
-    return parts[0] if len(parts) == 1 or parts[1] is None else tuple(parts)
+    """A state from its parts: h, or (h, c, ...)."""
+    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def _elementwise(name, x):

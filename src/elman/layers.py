@@ -21,7 +21,7 @@ from . import _checks as check
 from . import _options
 from ._config import get_num_threads
 from ._locks import ForkSafeLock
-from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, Activation
+from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, NO_ZONEOUT, Activation
 from ._parameters import Parametrised, Params, Snapshot
 from ._state import LSTMState
 
@@ -40,10 +40,20 @@ class _Piece(NamedTuple):
     outputs: list[np.ndarray]  # of each stacked layer's two directions (T, B, 2*H), where merging needs them again
 
 
+class _Noise(NamedTuple):
+    """What one call of `forward` has drawn, an entry for each stacked layer; None: nothing of that kind."""
+
+    kept: list[np.ndarray | None]  # dropout after each layer but the top one: bool (T, B, width)
+    inputs: list[np.ndarray] | None = None  # factors of x, the same at every step: (B, inputs)
+    recurrent: list[np.ndarray] | None = None  # factors of h on its way into the recurrent product: (D, B, R)
+    weights: list[np.ndarray] | None = None  # factors of weight_hh: (D, G*H, R)
+    zoneout: list[tuple[Any, Any]] | None = None  # which units of h and c stay: bool (T, B, D*R) and (T, B, D*H)
+
+
 class Tape:
     """What `forward` keeps for `backward`. Opaque; never written to, so it can be used again."""
 
-    __slots__ = ("_layer", "_snapshot", "_layout", "_steps", "_batch", "_lengths", "_pieces", "_kept")
+    __slots__ = ("_layer", "_snapshot", "_layout", "_steps", "_batch", "_lengths", "_pieces", "_noise", "_learned")
 
     def __init__(
         self,
@@ -54,7 +64,8 @@ class Tape:
         B: int,
         lengths: np.ndarray | None,
         pieces: list[_Piece],
-        kept: list[np.ndarray | None],
+        noise: _Noise,
+        learned: list[bool],
     ):
         self._layer = layer
         self._snapshot = snapshot
@@ -63,7 +74,8 @@ class Tape:
         self._batch = B
         self._lengths = lengths  # a copy, or None
         self._pieces = pieces  # one, unless the gradient is cut on its way through time
-        self._kept = kept  # dropout after each layer but the top one: bool (T, B, width), or None
+        self._noise = noise
+        self._learned = learned  # of each part of the state, whether it began as the layer's own initial state
 
     def __repr__(self) -> str:
         return f"<tape of {self._layer!r}: T={self._steps}, B={self._batch}>"
@@ -76,11 +88,12 @@ class Recurrent(Parametrised, Generic[State]):
     `bidirectional`, `batch_first`, `dropout`, `bias`, `dtype`, `backend`, ...) can be read and are fixed.
     """
 
-    _cell: str  # the prefix of the backend's functions
-    _gates: int  # blocks of H rows in the weights
-    _letters: tuple[str, ...] = ("h",)  # the parts of a state
+    _prefix = "cell"  # of the backend's functions; with "cell" they take the family's name first
+    _family: str  # of _options.FORMS: what the weights and the state look like
     _cell_options: Mapping[str, Any] = {}  # settings that the backend's functions take, and their defaults
-    _units: tuple[str, ...] = ()  # weights (H,) that each unit has for itself
+    _starts: Mapping[str, tuple[float, float]] = {}  # between what weights begin, if not -1/sqrt(H) and 1/sqrt(H)
+    _has_optional = False  # whether the weights that the family may have are there
+    _output_size: int  # R, what comes out of a direction: H, unless the cell projects it
     _not_pickled = (*Parametrised._not_pickled, "_pack", "_forward", "_backward", "_step", "_inference", "_drawing")
 
     input_size: int
@@ -95,9 +108,16 @@ class Recurrent(Parametrised, Generic[State]):
     dtype: np.dtype
     backend: str
 
+    zoneout: tuple[float, float]
+    input_dropout: float
+    recurrent_dropout: float
+    weight_dropout: float
+    train_state: bool
+
     def __init__(
-        self, input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
-        seed, backend,
+        self, input_size, hidden_size, num_layers=1, *, bidirectional=False, batch_first=False, dropout=0.0, bias=True,
+        grad_clip=None, merge="concat", zoneout=NO_ZONEOUT, input_dropout=0.0, recurrent_dropout=0.0,
+        weight_dropout=0.0, train_state=False, dtype=np.float32, seed=None, backend="compiled",
     ):  # fmt: skip
         self.input_size = I = check.integer("input_size", input_size, 1, check.MOST)
         self.hidden_size = H = check.integer("hidden_size", hidden_size, 1, check.MOST)
@@ -116,6 +136,8 @@ class Recurrent(Parametrised, Generic[State]):
         if merge is None and L > 1:
             raise ValueError("merge: None keeps the directions apart, so no layer can follow; expected num_layers=1")
         self.merge = merge
+        self._check_noise(zoneout, input_dropout, recurrent_dropout, weight_dropout)
+        self.train_state = check.boolean("train_state", train_state)
         self.dtype = check.dtype_of("dtype", dtype)
         self.backend = check.choice("backend", backend, tuple(_BACKENDS))
         if seed is not None:
@@ -124,17 +146,55 @@ class Recurrent(Parametrised, Generic[State]):
             warnings.warn("dropout acts between layers, so it does nothing with num_layers=1", stacklevel=3)
 
         D = self._directions = 2 if self.bidirectional else 1
-        width = self._width = D * H if merge in ("concat", None) else H  # of what the directions give together
+        vars(self).setdefault("_output_size", H)
+        width = self._width = (
+            D * self._output_size if merge in ("concat", None) else self._output_size
+        )  # of what is merged
         self._rng = np.random.default_rng(seed)
         limit = 1 / math.sqrt(H)
-        rows = self._gates * H
         arrays = {}
         for k in range(L):
-            shapes = ((rows, width if k else I), (rows, H), *([(rows,)] * 2 if self.bias else ()))
             for d in range(D):
-                for name, shape in zip(self._names(k, d), shapes + ((H,),) * len(self._units), strict=True):
-                    arrays[name] = self._rng.uniform(-limit, limit, shape)
+                for kind, name in zip(self._kinds(), self._names(k, d), strict=True):
+                    shape = self._form.shape(kind, width if k else I, H, self._output_size)
+                    arrays[name] = self._rng.uniform(*self._starts.get(kind, (-limit, limit)), shape)
+                for letter, name in self._state_names(k, d):
+                    arrays[name] = np.zeros(self._part_width(letter))
         self._start(arrays)
+
+    def _check_noise(self, zoneout: Any, input_dropout: Any, recurrent_dropout: Any, weight_dropout: Any) -> None:
+        name, form = type(self).__name__, self._form
+        self.zoneout = _options.shares("zoneout", zoneout)
+        for letter, share in zip("hc", self.zoneout, strict=True):
+            if share and letter not in form.letters and not (letter == "h" and "y" in form.letters):
+                raise ValueError(f"zoneout: {letter}: expected 0, since {name} has no such state, got {share}")
+        self.input_dropout = check.number("input_dropout", input_dropout, 0.0, 1.0)
+        self.recurrent_dropout = check.number("recurrent_dropout", recurrent_dropout, 0.0, 1.0)
+        self.weight_dropout = check.number("weight_dropout", weight_dropout, 0.0, 1.0)
+        for option in ("recurrent_dropout", "weight_dropout"):
+            if getattr(self, option) and not form.is_recurrent:
+                raise ValueError(f"{option}: expected 0, since {name} has no recurrent product")
+
+    @property
+    def _form(self) -> _options.Form:
+        return _options.FORMS[self._family]
+
+    @property
+    def _gates(self) -> int:
+        return self._form.gates
+
+    @property
+    def _letters(self) -> tuple[str, ...]:
+        return self._form.letters
+
+    @property
+    def _is_merged(self) -> bool:
+        """Whether the directions' outputs become one of their size."""
+        return self._width != self._directions * self._output_size
+
+    def _part_width(self, letter: str) -> int:
+        """Of a part of the state."""
+        return self._output_size if letter in ("h", "y") else self.hidden_size
 
     # ------------------------------------------------------------------------------------------------ computing
 
@@ -179,29 +239,40 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x)
         >>> y, state = layer(x_next, state)
         """
-        stack, inference = self._snapshot.packed
+        inference = self._snapshot.packed[1] if not self._form.row else None
         wants_all = type(return_all) is not tuple or len(return_all) > 0
-        if inference is not None and lengths is None and reset is None and not wants_all:
+        begins_at_zero = state is not None or not self.train_state
+        if inference is not None and lengths is None and reset is None and not wants_all and begins_at_zero:
             result = inference.call(x, state, self.batch_first, get_num_threads())
             if result is not None:
                 return result[0], self._bundle(*result[1:])
-        layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
+        return self._infer(x, state, lengths, reset, return_all)
+
+    def _infer(self, x, state, lengths, reset, return_all, row=None):
+        """A call, for arguments of any kind."""
+        stack, inference = self._snapshot.packed
+        wants_all = type(return_all) is not tuple or len(return_all) > 0
+        layout, below, given, lengths, reset, row = self._arguments(x, state, lengths, reset, row)
         T, B, _ = below.shape
+        given = self._begun(given, B)
         if inference is None or wants_all:
             y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
-            nothing_dropped = [None] * (self.num_layers - 1)
+            quiet = _Noise([None] * (self.num_layers - 1), zoneout=[self.zoneout] * self.num_layers)
             parts, _, every = self._run(
-                stack, below, given, lengths, reset, nothing_dropped, _time_major(y, layout), return_all, training=False
+                stack, below, given, lengths, reset, row, quiet, _time_major(y, layout), return_all, training=False
             )
             return (
                 self._outputs(y),
                 self._callers_state(parts, layout),
                 *(np.ascontiguousarray(_callers(a, layout)) for a in every),
             )
-        shape = (self.num_layers * self._directions, B, self.hidden_size)
-        parts = [np.zeros(shape, self.dtype) if part is None else np.array(part, order="C") for part in given]
-        y = np.zeros((*_sizes(layout, T, B), self._directions * self.hidden_size), self.dtype)
-        inference.run(below, parts, lengths, reset, _time_major(y, layout))
+        shapes = self._state_shapes(B)
+        parts = [
+            np.zeros(shape, self.dtype) if part is None else np.array(part, order="C")
+            for part, shape in zip(given, shapes, strict=True)
+        ]
+        y = np.zeros((*_sizes(layout, T, B), self._directions * self._output_size), self.dtype)
+        inference.run(below, parts, lengths, reset, _time_major(y, layout), row)
         return y, self._callers_state(parts, layout)
 
     @overload
@@ -255,8 +326,12 @@ class Recurrent(Parametrised, Generic[State]):
 
         >>> y, state, tape = layer.forward(x, lengths=n)
         """
+        return self._train(x, state, lengths, reset, rng, recompute, tbptt, burn_in, return_all)
+
+    def _train(self, x, state, lengths, reset, rng, recompute, tbptt, burn_in, return_all, row=None):
+        """`forward`, for every cell."""
         snapshot = self._snapshot
-        layout, below, given, lengths, reset = self._arguments(x, state, lengths, reset)
+        layout, below, given, lengths, reset, row = self._arguments(x, state, lengths, reset, row)
         recompute = check.boolean("recompute", recompute)
         if rng is not None and not isinstance(rng, np.random.Generator):
             rng = np.random.default_rng(check.integer("rng", rng, 0))
@@ -266,10 +341,11 @@ class Recurrent(Parametrised, Generic[State]):
         if self.bidirectional and (tbptt or burn_in):
             raise ValueError(f"{'tbptt' if tbptt else 'burn_in'}: expected bidirectional=False (see forward)")
         T, B, _ = below.shape
-        kept = self._draw(T, B, rng)
-        stack, _ = snapshot.packed
+        noise = self._draw(T, B, rng)
+        stack = self._thinned(snapshot, noise)
         y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
-        out, parts, pieces, every = _time_major(y, layout), given, [], []
+        learned = [self.train_state and part is None for part in given]
+        out, parts, pieces, every = _time_major(y, layout), self._begun(given, B), [], []
         for start, end, training in _cut(T, burn_in, tbptt):
             parts, piece, arrays = self._run(
                 stack,
@@ -277,7 +353,8 @@ class Recurrent(Parametrised, Generic[State]):
                 parts,
                 None if lengths is None else (lengths - start).clip(0, end - start),
                 None if reset is None else reset[start:end],
-                [None if mask is None else mask[start:end] for mask in kept],
+                None if row is None else row[start:end],
+                _between(noise, start, end),
                 out[start:end],
                 return_all,
                 training=training,
@@ -286,7 +363,7 @@ class Recurrent(Parametrised, Generic[State]):
             every.append(arrays)
             if training:
                 pieces.append(_Piece(start, end, *piece))
-        tape = Tape(self, snapshot, layout, T, B, lengths, pieces, kept)
+        tape = Tape(self, snapshot, layout, T, B, lengths, pieces, noise, learned)
         whole = (
             np.concatenate(pieces_of) if len(pieces_of) > 1 else pieces_of[0] for pieces_of in zip(*every, strict=True)
         )
@@ -311,7 +388,8 @@ class Recurrent(Parametrised, Generic[State]):
             means zeros.
 
         Returns (dx, dstate, grads): the gradient by x, in x's shape; by the initial state; and by each weight, in a
-        dict with the names of `params` (`grads` itself, if given).
+        dict with the names of `params` (`grads` itself, if given). Where a cell was given a number with each step
+        (`attention`, `timespans`) its gradient comes fourth, in its shape.
 
         ValueError, TypeError: an argument of wrong shape or dtype, a tape of another layer, or one made before the
         weights changed. After an error `grads` is as it was.
@@ -332,42 +410,80 @@ class Recurrent(Parametrised, Generic[State]):
             self._checked_grads(grads, tuple((name, a) for name, a in mentioned if a is not None))
 
         dx: list[np.ndarray] = []
+        drow: list[np.ndarray] = []
         new: dict[str, np.ndarray] = {}
         for piece in reversed(tape._pieces):
             steps = slice(piece.start, piece.end)
-            dx_piece, given, dweights = self._piece_backward(
-                piece, tape._kept, None if down is None else down[steps], None if dc is None else dc[steps], given
+            dx_piece, given, dweights, drow_piece = self._piece_backward(
+                piece, tape._noise, None if down is None else down[steps], None if dc is None else dc[steps], given
             )
             dx.insert(0, dx_piece)
+            drow.insert(0, drow_piece)
             for name, dweight in dweights.items():
                 new[name] = new[name] + dweight if name in new else dweight
             if piece.start > 0:
                 given = [_cut_gradient(part, piece, tape) for part in given]
         if tape._pieces[0].start > 0:
             dx.insert(0, np.zeros((tape._pieces[0].start, B, self.input_size), self.dtype))
+            if drow[0] is not None:
+                drow.insert(0, np.zeros((tape._pieces[0].start, B), self.dtype))
+        of_row = () if drow[0] is None else (np.ascontiguousarray(_callers(np.concatenate(drow), layout)),)
+        if self.train_state:
+            self._add_initial(new, given, tape._learned)
         whole = dx[0] if len(dx) == 1 else np.concatenate(dx)
         whole = np.ascontiguousarray(_callers(whole, layout))
-        return whole, self._callers_state(given, layout), self._accumulated(grads, new)
+        return whole, self._callers_state(given, layout), self._accumulated(grads, new), *of_row
 
-    def _piece_backward(self, piece, kept, down, dc, given):
-        """dx, the parts of dstate and the gradient of each weight, of the steps of one piece."""
+    def _piece_backward(self, piece, noise, down, dc, given):
+        """dx, the parts of dstate, the gradient of each weight and that of `row`, of the steps of one piece."""
         dparts: list[Any] = []
         new: dict[str, np.ndarray] = {}
+        drow = None
         for k in reversed(range(self.num_layers)):
             if k < self.num_layers - 1:
-                mask = kept[k]
+                mask = noise.kept[k]
                 self._drop(down, None if mask is None else mask[piece.start : piece.end])
             down = self._split(down, piece.outputs[k] if piece.outputs else None)
             of_c = {} if dc is None or k < self.num_layers - 1 else {"dc": dc}
-            down, dstate_k, dweights = self._backward(piece.tapes[k], down, self._layer_state(given, k), **of_c)
+            down, dstate_k, dweights, *of_row = self._backward(
+                piece.tapes[k], down, self._layer_state(given, k), **of_c
+            )
+            if noise.inputs:
+                down *= noise.inputs[k]
+            if of_row:
+                drow = of_row[0] if drow is None else drow + of_row[0]
             dparts.insert(0, dstate_k)
             for d in range(self._directions):
-                given_weights = (dweight for dweight in dweights[d] if dweight is not None)  # there may be no biases
-                new.update(zip(self._names(k, d), given_weights, strict=True))
-        return down, self._stacked(dparts), new
+                of_names = dict(zip(self._names(k, d), (a for a in dweights[d] if a is not None), strict=True))
+                if noise.weights:
+                    of_names[self._names(k, d)[1]] *= noise.weights[k][d]
+                new.update(of_names)
+        return down, self._stacked(dparts), new, drow
+
+    def _begun(self, given: list[np.ndarray | None], B: int) -> list[np.ndarray | None]:
+        """The parts of the initial state, with the layer's own where it has one and none is given."""
+        if not self.train_state:
+            return given
+        params, D = self._snapshot.params, self._directions
+        begun = []
+        for i, part in enumerate(given):
+            if part is None:
+                rows = [params[self._state_names(k, d)[i][1]] for k in range(self.num_layers) for d in range(D)]
+                part = np.repeat(np.stack(rows)[:, None], B, axis=1)
+            begun.append(part)
+        return begun
+
+    def _add_initial(self, new: dict[str, np.ndarray], dparts: list[np.ndarray], learned: list[bool]) -> None:
+        """The gradients of the layer's own initial states: sums over the sequences that began with them."""
+        for k in range(self.num_layers):
+            for d in range(self._directions):
+                for (_, name), part, is_learned in zip(self._state_names(k, d), dparts, learned, strict=True):
+                    rows = part[k * self._directions + d]
+                    new[name] = rows.sum(axis=0) if is_learned else np.zeros(rows.shape[1], self.dtype)
 
     def zero_state(self, batch: int | None = None) -> State:
-        """A state of zeros for `step`, a call or `forward`: one per stream.
+        """A state of zeros for `step`, a call or `forward`: one per stream. With train_state=True it is the state that
+        the layer has learned to begin with.
 
         batch : B, for arrays (num_layers * D, B, H); None for (num_layers * D, H), which goes with input without a
             batch.
@@ -375,8 +491,15 @@ class Recurrent(Parametrised, Generic[State]):
         >>> state = layer.zero_state(3)
         """
         B = () if batch is None else (check.integer("batch", batch, 0, check.MOST),)
-        shape = (self.num_layers * self._directions, *B, self.hidden_size)
-        return self._bundle(*(np.zeros(shape, self.dtype) for _ in self._letters))
+        shapes = self._state_shapes(1 if batch is None else B[0])
+        parts = [np.zeros(shape, self.dtype) for shape in shapes]
+        if self.train_state:
+            parts = [np.array(part) for part in self._begun([None] * len(parts), shapes[0][1])]
+        return self._bundle(*(part[:, 0].copy() if batch is None else part for part in parts))
+
+    def _state_shapes(self, B: int) -> list[tuple[int, int, int]]:
+        rows = self.num_layers * self._directions
+        return [(rows, B, self._part_width(letter)) for letter in self._letters]
 
     def step(self, x_t: ArrayLike, state: Any, out: np.ndarray | None = None) -> np.ndarray:
         """One step of a stream: the same bits as a call over the whole sequence, without dropout.
@@ -394,15 +517,20 @@ class Recurrent(Parametrised, Generic[State]):
         >>> state = layer.zero_state(1)
         >>> y_t = layer.step(x_t, state)
         """
-        stack, inference = self._snapshot.packed
+        inference = self._snapshot.packed[1]
         if inference is not None:  # the quick way, for dense arrays of the right dtype and shape
             y_t = inference.step(x_t, state, out)
             if y_t is not None:
                 return y_t
+        return self._take_step(x_t, state, out)
+
+    def _take_step(self, x_t, state, out, **row):
+        """`step`, for arguments of any kind."""
         if self.bidirectional:
             raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
         x, parts, y = self._step_arguments(x_t, state, out)
-        y = self._step(x, self._bundle(*parts), stack, out=y)
+        stack, _ = self._snapshot.packed
+        y = self._step(x, self._bundle(*parts), stack, out=y, zoneout=self.zoneout, **row)
         return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
 
     def step_many(self, x: ArrayLike, states: Sequence[Any], out: np.ndarray | None = None) -> np.ndarray:
@@ -427,7 +555,7 @@ class Recurrent(Parametrised, Generic[State]):
                 return y
         if self.bidirectional:
             raise ValueError("step_many: a bidirectional layer needs the whole sequence; expected bidirectional=False")
-        L, H = self.num_layers, self.hidden_size
+        L, R = self.num_layers, self._output_size
         checked = check.array("x", x, self.dtype, ("N", self.input_size))
         N = len(checked)
         if not isinstance(states, (list, tuple)):
@@ -435,15 +563,18 @@ class Recurrent(Parametrised, Generic[State]):
         if len(states) != N:
             raise ValueError(f"states: expected {N} states, one for each row of x, got {len(states)}")
         apart = [("x", checked)]
+        widths = [self._part_width(letter) for letter in self._letters]
         for i, state in enumerate(states):
-            for name, part in self._named_parts(f"states[{i}]", state):
-                shape = (L, 1, H) if np.ndim(part) == 3 else (L, H)
+            for (name, part), W in zip(self._named_parts(f"states[{i}]", state), widths, strict=True):
+                shape = (L, 1, W) if np.ndim(part) == 3 else (L, W)
                 apart.append((name, check.output(name, part, self.dtype, shape, apart)))
-        y = np.empty((N, H), self.dtype) if out is None else check.output("out", out, self.dtype, (N, H), apart)
-        each = [part.reshape(L, H) for _, part in apart[1:]]  # views, since no axis is merged
-        count = len(self._letters)
-        parts = [np.stack(each[i::count], axis=1) if N else np.empty((L, 0, H), self.dtype) for i in range(count)]
-        self._step(checked, self._bundle(*parts), stack, out=y)
+        y = np.empty((N, R), self.dtype) if out is None else check.output("out", out, self.dtype, (N, R), apart)
+        count = len(widths)
+        each = [part.reshape(L, -1) for _, part in apart[1:]]  # views, since no axis is merged
+        parts = [
+            np.stack(each[i::count], axis=1) if N else np.empty((L, 0, W), self.dtype) for i, W in enumerate(widths)
+        ]
+        self._step(checked, self._bundle(*parts), stack, out=y, zoneout=self.zoneout)
         for k, target in enumerate(each):
             target[...] = parts[k % count][:, k // count]
         return y if out is None else out
@@ -454,9 +585,13 @@ class Recurrent(Parametrised, Generic[State]):
         import inspect  # takes longer than all of elman
 
         shown = [str(self.input_size), str(self.hidden_size)]
-        for name, parameter in inspect.signature(type(self)).parameters.items():
-            value = getattr(self, name, parameter.default)
-            if name not in ("input_size", "hidden_size") and value != parameter.default:
+        parameters = {}
+        for function in (Recurrent.__init__, type(self).__init__):  # the first for those that pass the rest on
+            parameters.update(inspect.signature(function).parameters)
+        given = inspect.signature(type(self).__init__).parameters
+        for name in (*(n for n in given if n != "common"), *(n for n in parameters if n not in given)):
+            value = getattr(self, name, parameters[name].default)
+            if name not in ("self", "input_size", "hidden_size") and value != parameters[name].default:
                 shown.append(f"{name}={str(value)!r}" if name == "dtype" else f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -475,24 +610,48 @@ class Recurrent(Parametrised, Generic[State]):
         options = {name: value for name, value, default in settings if value != default}
 
         def function(what):
-            found = getattr(backend, f"{self._cell}_{what}")
-            given = options if what != "backward" else {"grad_clip": self.grad_clip} if self.grad_clip else {}
-            return partial(found, **given) if given else found
+            found = getattr(backend, f"{self._prefix}_{what}")
+            if what == "backward":
+                return partial(found, grad_clip=self.grad_clip) if self.grad_clip else found
+            family = (self._family,) if self._prefix == "cell" else ()
+            return partial(found, *family, **options) if family or options else found
 
         self._pack, self._forward, self._backward, self._step = map(function, ("pack", "forward", "backward", "step"))
-        merges = self._width != self._directions * self.hidden_size or self.merge is None
-        self._inference = None if merges else getattr(backend, "Inference", None)
+        has_inference = self.merge is not None and not self._is_merged and hasattr(backend, "Inference")
+        self._inference = partial(backend.Inference, zoneout=self.zoneout) if has_inference else None
         self._drawing = ForkSafeLock()
+
+    def _kinds(self) -> list[str]:
+        """The weights of one direction of one stacked layer, those that are there."""
+        form = self._form
+        units, optional = (tuple(name for name, _ in group) for group in (form.units, form.optional))
+        is_projected = form.is_projected or self._output_size != self.hidden_size or getattr(self, "proj_size", 0)
+        names = (
+            *_options.HEAD, *units, *(optional if self._has_optional else ()),
+            *(form.projection if is_projected else ()),
+        )  # fmt: skip
+        return [
+            name
+            for name in names
+            if form.shape(name, 1, 1, 1) is not None and (self.bias or name not in ("bias_ih", "bias_hh", "bias_hr"))
+        ]
 
     def _names(self, k: int, d: int) -> list[str]:
         """PyTorch's names of stacked layer k in direction d."""
-        kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if self.bias else ()), *self._units)
-        return [f"{kind}_l{k}{'_reverse' if d else ''}" for kind in kinds]
+        return [f"{kind}_l{k}{'_reverse' if d else ''}" for kind in self._kinds()]
+
+    def _state_names(self, k: int, d: int) -> list[tuple[str, str]]:
+        """The parts of the initial state that stacked layer k learns in direction d, and their names in `params`."""
+        end = f"0_l{k}{'_reverse' if d else ''}"
+        return [(letter, letter + end) for letter in self._letters] if self.train_state else []
 
     def _weights(self, params: Params, k: int, d: int) -> list[Any]:
         """Those of stacked layer k in direction d as the backend takes them."""
-        arrays = [params[name] for name in self._names(k, d)]
-        return arrays if self.bias else [*arrays[:2], None, None, *arrays[2:]]
+        given = dict(zip(self._kinds(), (params[name] for name in self._names(k, d)), strict=True))
+        head = [given.pop(name, None) for name in _options.HEAD]
+        projection = self._form.projection if "weight_hr" in given else ()
+        last = [given.pop(name, None) for name in projection]
+        return [*head, *given.values(), *last]
 
     def _packed(self, params: Params) -> tuple[list[Any], Any]:
         """The backend's form of the weights, one entry per stacked layer, and its Inference, where it has that."""
@@ -511,7 +670,7 @@ class Recurrent(Parametrised, Generic[State]):
         (h,) = parts
         return h
 
-    def _arguments(self, x, state, lengths, reset):
+    def _arguments(self, x, state, lengths, reset, row=None):
         """What a call and `forward` take, checked: the layout of x, x time first, the parts of the state, the masks."""
         rank = _rank("x", x)
         layout = "T" if rank == 2 else "BT" if self.batch_first else "TB"
@@ -527,17 +686,26 @@ class Recurrent(Parametrised, Generic[State]):
         lengths = check.lengths("lengths", lengths, T, B)
         if reset is not None:
             reset = _time_major(check.reset("reset", reset, _sizes(layout, T, B)), layout)
-        return layout, below, given, lengths, reset
+        if row is not None:
+            row = _time_major(check.array(self._form.row, row, self.dtype, _sizes(layout, T, B)), layout)
+        elif self._form.needs_row:
+            raise TypeError(f"{self._form.row}: expected an array of shape {_sizes(layout, T, B)}, got None")
+        return layout, below, given, lengths, reset, row
 
-    def _run(self, stack, below, given, lengths, reset, kept, out, return_all, training, recompute=False):
+    def _run(self, stack, below, given, lengths, reset, row, noise, out, return_all, training, recompute=False):
         """Layer by layer, time first, the top layer's output into `out`: the parts of the final state, what a piece of
         the tape has of each layer, and what return_all asks for."""
         tapes, outputs, final = [], [], []
-        concat = self._width == self._directions * self.hidden_size
+        concat = not self._is_merged
         for k in range(self.num_layers):
             is_top = k == self.num_layers - 1
+            beside = {} if row is None else {"row": row}
+            if noise.recurrent:
+                beside["recurrent_mask"] = noise.recurrent[k]
+            if noise.zoneout:
+                beside["zoneout"] = noise.zoneout[k]
             below, state_k, tape, *every = self._forward(
-                below,
+                below if noise.inputs is None else _masked(below, noise.inputs[k]),
                 self._layer_state(given, k),
                 stack[k],
                 lengths=lengths,
@@ -546,20 +714,21 @@ class Recurrent(Parametrised, Generic[State]):
                 training=training,
                 recompute=recompute,
                 return_all=return_all if is_top else (),
+                **beside,
             )
             if not concat:
                 if self.merge == "mul":
                     outputs.append(below)
                 below = self._merged(below, out if is_top else None)
             if not is_top:
-                self._drop(below, kept[k])
+                self._drop(below, noise.kept[k])
             final.append(state_k)
             tapes.append(tape)
         return self._stacked(final), (tapes, outputs), every
 
     def _merged(self, y, out):
         """(T, B, 2*H) -> (T, B, H), into `out` if that is given."""
-        ways = y[..., : self.hidden_size], y[..., self.hidden_size :]
+        ways = y[..., : self._output_size], y[..., self._output_size :]
         with np.errstate(all="ignore"):
             if self.merge == "mul":
                 return np.multiply(*ways, out=out)
@@ -570,21 +739,21 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _split(self, down, y):
         """The way back, for gradients: (T, B, H) -> (T, B, 2*H). y : what was merged, where that matters."""
-        if down is None or self._width == self._directions * self.hidden_size:
+        if down is None or not self._is_merged:
             return down
         if self.merge == "mean":
             down = down * self.dtype.type(0.5)
         both = np.concatenate([down, down], axis=-1)
         if self.merge == "mul":
             with np.errstate(all="ignore"):
-                both *= np.roll(y, self.hidden_size, axis=-1)
+                both *= np.roll(y, self._output_size, axis=-1)
         return both
 
     def _outputs(self, y):
         """y as the caller gets it: a pair with merge=None."""
         if self.merge is not None:
             return y
-        return y[..., : self.hidden_size].copy(), y[..., self.hidden_size :].copy()
+        return y[..., : self._output_size].copy(), y[..., self._output_size :].copy()
 
     def _output_gradient(self, dy, tape):
         """dy, checked, time first."""
@@ -594,24 +763,64 @@ class Recurrent(Parametrised, Generic[State]):
         if not isinstance(dy, (tuple, list)) or len(dy) != 2:
             raise TypeError(f"dy: expected a pair, one for each direction, got {type(dy).__name__}")
         ways = [
-            np.zeros((*sizes, self.hidden_size), self.dtype) if one is None
-            else check.array(f"dy[{d}]", one, self.dtype, (*sizes, self.hidden_size))
+            np.zeros((*sizes, self._output_size), self.dtype) if one is None
+            else check.array(f"dy[{d}]", one, self.dtype, (*sizes, self._output_size))
             for d, one in enumerate(dy)
         ]  # fmt: skip
         return _time_major(np.concatenate(ways, axis=-1), tape._layout)
 
-    def _draw(self, T: int, B: int, rng: np.random.Generator | None) -> list[np.ndarray | None]:
-        """Dropout's masks, drawn at once and in a fixed order, so that they depend on nothing but the generator."""
-        gaps = self.num_layers - 1
-        if not self.dropout:
-            return [None] * gaps
-        shape = (gaps, T, B, self._width)
+    def _draw(self, T: int, B: int, rng: np.random.Generator | None) -> _Noise:
+        """All that is random in a call, drawn at once and in a fixed order: it depends on the generator alone."""
         if rng is None:
             with self._drawing.held():
-                uniform = self._rng.random(shape, np.float32)
-        else:
-            uniform = rng.random(shape, np.float32)
-        return list(uniform >= self.dropout)
+                return self._drawn(T, B, self._rng)
+        return self._drawn(T, B, rng)
+
+    def _drawn(self, T: int, B: int, rng: np.random.Generator) -> _Noise:
+        L, D, R, H = self.num_layers, self._directions, self._output_size, self.hidden_size
+
+        def factors(p, *shape):
+            """0 with probability p, else what keeps the mean."""
+            if not p:
+                return None
+            kept = rng.random(shape, np.float32) >= p
+            return kept.astype(self.dtype) * self.dtype.type(1 / (1 - p) if p < 1 else 0)
+
+        kept: list[np.ndarray | None] = [None] * (L - 1)
+        if self.dropout:
+            kept = list(rng.random((L - 1, T, B, self._width), np.float32) >= self.dropout)
+        inputs = [factors(self.input_dropout, B, self._width if k else self.input_size) for k in range(L)]
+        recurrent = [factors(self.recurrent_dropout, D, B, R) for _ in range(L)]
+        weights = [factors(self.weight_dropout, D, self._gates * H, R) for _ in range(L)]
+        zoneout = None
+        if any(self.zoneout):
+            zoneout = [
+                tuple(
+                    rng.random((T, B, D * width), np.float32) < p if p else 0.0
+                    for p, width in zip(self.zoneout, (R, H), strict=True)
+                )
+                for _ in range(L)
+            ]
+        return _Noise(
+            kept,
+            inputs if self.input_dropout else None,
+            recurrent if self.recurrent_dropout else None,
+            weights if self.weight_dropout else None,
+            zoneout,
+        )
+
+    def _thinned(self, snapshot: Snapshot, noise: _Noise) -> list[Any]:
+        """The backend's weights of each stacked layer, those of the recurrent product with what DropConnect drops."""
+        stack, _ = snapshot.packed
+        if noise.weights is None:
+            return stack
+        thinned = []
+        for k, factors in enumerate(noise.weights):
+            weights = [self._weights(snapshot.params, k, d) for d in range(self._directions)]
+            for of_direction, mask in zip(weights, factors, strict=True):
+                of_direction[1] = of_direction[1] * mask
+            thinned.append(self._pack(weights) if self.backend == "reference" else stack[k].renewed(weights))
+        return thinned
 
     def _drop(self, a: Any, kept: np.ndarray | None) -> None:
         """Dropout, in place: what is not kept is *assigned* 0, the rest scaled so that the mean stays."""
@@ -623,12 +832,10 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _state_parts(self, name: str, value: Any, B: int, layout: str) -> list[np.ndarray | None]:
         """A state as its checked parts, (L*D, B, H) each, or None for zeros."""
-        rows, H = self.num_layers * self._directions, self.hidden_size
-        shape = (rows, H) if layout == "T" else (rows, B, H)
         parts: list[np.ndarray | None] = []
-        for part_name, part in self._named_parts(name, value):
+        for (part_name, part), shape in zip(self._named_parts(name, value), self._state_shapes(B), strict=True):
             if part is not None:
-                part = check.array(part_name, part, self.dtype, shape)
+                part = check.array(part_name, part, self.dtype, (shape[0], shape[2]) if layout == "T" else shape)
                 part = part[:, None] if layout == "T" else part
             parts.append(part)
         return parts
@@ -662,7 +869,7 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _step_arguments(self, x_t: Any, state: Any, out: Any) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
         """`step`'s arguments with a batch axis, checked in the caller's words."""
-        L, I, H = self.num_layers, self.input_size, self.hidden_size
+        L, I = self.num_layers, self.input_size
         rank = _rank("x_t", x_t)
         batch = () if rank == 1 else ("B",)
         if rank not in (1, 2):
@@ -671,10 +878,10 @@ class Recurrent(Parametrised, Generic[State]):
         x = check.array("x_t", x_t, self.dtype, (*batch, I))
         sizes = x.shape[:-1]
         apart = [("x_t", x)]
-        for name, part in self._named_parts("state", state):
-            apart.append((name, check.output(name, part, self.dtype, (L, *sizes, H), apart)))
+        for (name, part), letter in zip(self._named_parts("state", state), self._letters, strict=True):
+            apart.append((name, check.output(name, part, self.dtype, (L, *sizes, self._part_width(letter)), apart)))
         if out is not None:
-            out = check.output("out", out, self.dtype, (*sizes, H), apart)
+            out = check.output("out", out, self.dtype, (*sizes, self._output_size), apart)
         parts = [part for _, part in apart[1:]]
         if batch:
             return x, parts, out
@@ -695,6 +902,8 @@ class LSTM(Recurrent[LSTMState]):
     dropout : 0 to 1, the chance that an output of a layer but the top one is zeroed, in `forward` only.
     bias : whether there are bias_ih and bias_hh.
     forget_bias : None: as PyTorch; a number: what the forget gates' biases start at (in bias_ih, with bias_hh 0).
+    proj_size : R > 0: what comes out and goes into the next step is W_hr h_t with R < H elements (Sak et al. 2014), as
+        in PyTorch; weight_hr_l{k} (R, H). The outputs and h then have R in place of H.
     peephole : the gates see the cell state, each unit its own (Gers and Schmidhuber 2000): a_i + w_ci * c,
         a_f + w_cf * c, a_o + w_co * c_t with the new c_t. Weights weight_ci_l{k}, weight_cf_l{k}, weight_co_l{k}, (H,).
     coupled : "f=1-i" (ONNX's input_forget) or "i=1-f" (TFLite, Greff et al. 2017): one gate for both. The rows of the
@@ -702,6 +911,7 @@ class LSTM(Recurrent[LSTMState]):
     clip : a number: the sums inside the activations are limited to -clip ... clip (ONNX). No gradient passes from
         there outwards.
     cell_clip : the same for c_t, before its peephole and its activation (TFLite).
+    proj_clip : the same for what the projection gives (TFLite).
     activations : of the gates, the candidate g and the output, each a name or (name, alpha, beta) of ONNX's: "tanh",
         "sigmoid", "relu", "softsign", "softplus", ("affine", alpha, beta) alpha x + beta, ("leakyrelu", alpha),
         ("thresholdedrelu", alpha), ("scaledtanh", alpha, beta) alpha tanh(beta x), ("hardsigmoid", alpha, beta),
@@ -710,6 +920,15 @@ class LSTM(Recurrent[LSTMState]):
         -grad_clip ... grad_clip. None: no limit.
     merge : what becomes of the two directions' outputs: "concat" side by side (D*H), "sum", "mul" or "mean" (H), or
         None: y and dy are pairs.
+    zoneout : (for h, for c): in `forward` each unit keeps its old state in a step with this probability, drawn anew
+        for every step; in a call and in `step` it keeps that share of it (Krueger et al. 2017).
+    input_dropout, recurrent_dropout : variational dropout (Gal and Ghahramani 2016) in `forward` only: an input of a
+        layer, or a unit of h on its way into the recurrent product, is zeroed with this probability at all steps alike,
+        the others are scaled so that the mean stays.
+    weight_dropout : DropConnect (Merity et al. 2018), in `forward` only: the same for the elements of weight_hh, drawn
+        once for a call.
+    train_state : True: where no initial state is given, the layer begins with one that it learns: h0_l{k} and c0_l{k},
+        (H,), zero at first. After a `reset` the state is zero all the same.
     dtype : float32 or float64, of the weights and of everything that goes in and out.
     seed : a whole number, for the weights and for dropout's masks; None is random.
     backend : "compiled", or "reference" for the NumPy equations.
@@ -725,10 +944,10 @@ class LSTM(Recurrent[LSTMState]):
     ((100, 8, 128), (2, 8, 128))
     """
 
-    _cell = "lstm"
-    _gates = 4
-    _letters = ("h", "c")
-    _cell_options = {"coupled": None, "clip": None, "cell_clip": None, "activations": LSTM_ACTIVATIONS}
+    _prefix = _family = "lstm"
+    _cell_options = {
+        "coupled": None, "clip": None, "cell_clip": None, "proj_clip": None, "activations": LSTM_ACTIVATIONS
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -741,25 +960,42 @@ class LSTM(Recurrent[LSTMState]):
         dropout: float = 0.0,
         bias: bool = True,
         forget_bias: float | None = None,
+        proj_size: int = 0,
         peephole: bool = False,
         coupled: str | None = None,
         clip: float | None = None,
         cell_clip: float | None = None,
+        proj_clip: float | None = None,
         activations: Sequence[Activation] = LSTM_ACTIVATIONS,
         grad_clip: float | None = None,
         merge: str | None = "concat",
+        zoneout: tuple[float, float] = NO_ZONEOUT,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        train_state: bool = False,
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
     ):
         self.peephole = check.boolean("peephole", peephole)
-        self._units = _options.PEEPHOLES if self.peephole else ()
-        chosen = _options.lstm(activations, coupled, clip, cell_clip)
+        self._has_optional = self.peephole
+        given = {"activations": activations, "coupled": coupled, "clip": clip, "cell_clip": cell_clip}
+        chosen = _options.of("lstm", given | {"proj_clip": proj_clip})
         self.coupled, self.clip, self.cell_clip = chosen.coupled, chosen.clip, chosen.cell_clip
+        self.proj_size, self.proj_clip = check.integer("proj_size", proj_size, 0, check.MOST), chosen.proj_clip
+        H = check.integer("hidden_size", hidden_size, 1, check.MOST)
+        if self.proj_size >= H:
+            raise ValueError(f"proj_size: expected less than hidden_size = {H}, got {proj_size}")
+        if self.proj_clip is not None and not self.proj_size:
+            raise ValueError(f"proj_clip: expected None without a projection (proj_size=0), got {proj_clip}")
+        self._output_size = self.proj_size or H
         self.activations = tuple(activation.entry for activation in chosen.activations)
         super().__init__(
-            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
-            seed, backend,
+            input_size, hidden_size, num_layers, bidirectional=bidirectional, batch_first=batch_first, dropout=dropout,
+            bias=bias, grad_clip=grad_clip, merge=merge, zoneout=zoneout, input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout, train_state=train_state, dtype=dtype,
+            seed=seed, backend=backend,
         )  # fmt: skip
         if forget_bias is not None:
             most = float(np.finfo(self.dtype).max)
@@ -797,8 +1033,7 @@ class GRU(Recurrent[np.ndarray]):
     ((100, 8, 256), (2, 8, 128))
     """
 
-    _cell = "gru"
-    _gates = 3
+    _prefix = "gru"
     _cell_options = {"reset_after": True, "clip": None, "activations": GRU_ACTIVATIONS}
 
     def __init__(
@@ -816,16 +1051,24 @@ class GRU(Recurrent[np.ndarray]):
         activations: Sequence[Activation] = GRU_ACTIVATIONS,
         grad_clip: float | None = None,
         merge: str | None = "concat",
+        zoneout: tuple[float, float] = NO_ZONEOUT,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        train_state: bool = False,
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
     ):
         self.reset_after = check.boolean("reset_after", reset_after)
-        chosen = _options.gru(activations, clip)
+        self._family = f"gru_reset_{'after' if self.reset_after else 'before'}"
+        chosen = _options.of(self._family, {"activations": activations, "clip": clip})
         self.clip, self.activations = chosen.clip, tuple(activation.entry for activation in chosen.activations)
         super().__init__(
-            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
-            seed, backend,
+            input_size, hidden_size, num_layers, bidirectional=bidirectional, batch_first=batch_first, dropout=dropout,
+            bias=bias, grad_clip=grad_clip, merge=merge, zoneout=zoneout, input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout, train_state=train_state, dtype=dtype,
+            seed=seed, backend=backend,
         )  # fmt: skip
 
 
@@ -837,6 +1080,7 @@ class RNN(Recurrent[np.ndarray]):
     nonlinearity : act, "tanh", "relu", "sigmoid" or any other of the activations in `LSTM`.
     activations : the same under the name that the other cells have, in their form: (act,).
     clip : as in `LSTM`.
+    leak : a leaky RNN: h_t is (1 - leak) * h + leak * act(...), 0 to 1.
 
     The other arguments are those of `LSTM`. Weights as there, with H rows. A state is the array h.
 
@@ -846,9 +1090,8 @@ class RNN(Recurrent[np.ndarray]):
     ((100, 128), (1, 128))
     """
 
-    _cell = "rnn"
-    _gates = 1
-    _cell_options = {"nonlinearity": "tanh", "clip": None}
+    _prefix = _family = "rnn"
+    _cell_options = {"nonlinearity": "tanh", "clip": None, "leak": 1.0}
 
     def __init__(
         self,
@@ -863,8 +1106,14 @@ class RNN(Recurrent[np.ndarray]):
         bias: bool = True,
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
+        leak: float = 1.0,
         grad_clip: float | None = None,
         merge: str | None = "concat",
+        zoneout: tuple[float, float] = NO_ZONEOUT,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        train_state: bool = False,
         dtype: DTypeLike = np.float32,
         seed: int | None = None,
         backend: str = "compiled",
@@ -875,12 +1124,14 @@ class RNN(Recurrent[np.ndarray]):
             if not isinstance(activations, (tuple, list)) or len(activations) != 1:
                 raise ValueError(f"activations: expected one in a tuple, got {activations!r}")
             (nonlinearity,) = activations
-        chosen = _options.rnn(nonlinearity, clip)
-        self.nonlinearity, self.clip = chosen.activations[0].entry, chosen.clip
+        chosen = _options.rnn(nonlinearity, clip, leak)
+        self.nonlinearity, self.clip, self.leak = chosen.activations[0].entry, chosen.clip, chosen.leak
         self.activations = None  # it is called nonlinearity here, however it was given
         super().__init__(
-            input_size, hidden_size, num_layers, bidirectional, batch_first, dropout, bias, grad_clip, merge, dtype,
-            seed, backend,
+            input_size, hidden_size, num_layers, bidirectional=bidirectional, batch_first=batch_first, dropout=dropout,
+            bias=bias, grad_clip=grad_clip, merge=merge, zoneout=zoneout, input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout, train_state=train_state, dtype=dtype,
+            seed=seed, backend=backend,
         )  # fmt: skip
 
 
@@ -899,6 +1150,20 @@ def _time_major(a: np.ndarray, layout: str) -> np.ndarray:
 def _callers(a: np.ndarray, layout: str) -> np.ndarray:
     """The way back, also a view."""
     return a[:, 0] if layout == "T" else a.swapaxes(0, 1) if layout == "BT" else a
+
+
+def _between(noise: _Noise, start: int, end: int) -> _Noise:
+    """What is drawn for the steps of a piece; what is the same at every step stays."""
+    zoneout = noise.zoneout and [
+        tuple(z[start:end] if isinstance(z, np.ndarray) else z for z in both) for both in noise.zoneout
+    ]
+    return noise._replace(kept=[None if m is None else m[start:end] for m in noise.kept], zoneout=zoneout)
+
+
+def _masked(a: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Each row of (T, B, n) times its factors (B, n); what is dropped is *assigned* 0, NaN and infinity too."""
+    with np.errstate(all="ignore"):
+        return np.where(factors == 0, a.dtype.type(0), a * factors)
 
 
 def _cut(T: int, burn_in: int, k: int | None) -> list[tuple[int, int, bool]]:

@@ -49,10 +49,14 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _checks, _options
-from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, Activation
+from ._options import FORMS, GRU_ACTIVATIONS, LSTM_ACTIVATIONS, NO_ZONEOUT, Activation, Zoneout
 from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
+    "cell_backward",
+    "cell_forward",
+    "cell_pack",
+    "cell_step",
     "exp",
     "gru_backward",
     "gru_forward",
@@ -111,13 +115,25 @@ def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
 # -------------------------------------------------------------------------------------------- the product with weights
 
 
-def _linear(x: Array, W: Array, b: Array) -> Array:
+class _Masked(NamedTuple):
+    """Weights whose inputs are multiplied by a mask on their way in: W (mask * x)."""
+
+    W: Array
+    mask: Array  # (B, inputs)
+
+
+def _linear(x: Array, W: Array | _Masked, b: Array) -> Array:
     """a = W x + b for every row x: (B, inputs) -> (B, outputs)."""
+    if isinstance(W, _Masked):
+        return _linear(W.mask * x, W.W, b)
     return x @ W.T + b
 
 
-def _linear_backward(da: Array, x: Array, W: Array) -> Arrays:
+def _linear_backward(da: Array, x: Array, W: Array | _Masked) -> Arrays:
     """dx = W^T da, dW = sum over rows of da x^T, db = sum over rows of da."""
+    if isinstance(W, _Masked):
+        dx, dW, db = _linear_backward(da, W.mask * x, W.W)
+        return W.mask * dx, dW, db
     return da @ W, da.T @ x, da.sum(axis=0)
 
 
@@ -126,18 +142,24 @@ def _linear_backward(da: Array, x: Array, W: Array) -> Arrays:
 # step(x_t, state, weights) -> (new state, saved)            state is (h,) or (h, c), each (B, H), the one before step t
 # step_backward(dstate_t, x_t, state, weights, saved)        dstate_t: the gradient of the new state
 #              -> (dx_t, dstate, dweights)                   dstate: of the one before; dweights: what step t adds
+#
+# A cell whose h is no state returns (h, c) as the new state and takes (c,). One that takes a number with each row has
+# it, (B, 1), as its last argument, and its gradient (B,) as the last result.
 
 
 class _Cell(NamedTuple):
-    """What the time loop has to know about a cell. The first part of its state is its output."""
+    """What the time loop has to know about a cell. The first part of its new state is its output."""
 
     name: str  # begins with the prefix of its public functions
-    parts: tuple[str, ...]  # of the state
-    gates: int  # blocks of H rows in the weights
-    step: Callable[[Array, Arrays, Arrays], tuple[Arrays, Arrays]]
-    step_backward: Callable[[Arrays, Array, Arrays, Arrays, Arrays], tuple[Array, Arrays, Arrays]]
-    units: tuple[str, ...] = ()  # weights (H,) that each unit may have for itself, after the other four
+    form: _options.Form
+    step: Callable[..., tuple[Arrays, Arrays]]
+    step_backward: Callable[..., tuple[Any, ...]]
     options: _options.Options | None = None  # of a cell that saves pre-activations instead of gates
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the output is a part of the state."""
+        return self.form.letters[0] != "c"
 
 
 # RNN:  h_t = act(W_ih x_t + b_ih + W_hh h + b_hh)
@@ -162,7 +184,7 @@ def _rnn_cell(name: str, act: Callable[[Array], Array], slope: Callable[[Array],
         dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
         return dx_t, (dh,), (dW_ih, dW_hh, db_ih, db_hh)
 
-    return _Cell(name, ("h",), 1, step, step_backward)
+    return _Cell(name, FORMS["rnn"], step, step_backward)
 
 
 _RNN = {
@@ -214,7 +236,7 @@ def _lstm_step_backward(
     return dx_t, (dh, dc), (dW_ih, dW_hh, db_ih, db_hh)
 
 
-_LSTM = _Cell("lstm", ("h", "c"), 4, _lstm_step, _lstm_step_backward)
+_LSTM = _Cell("lstm", FORMS["lstm"], _lstm_step, _lstm_step_backward)
 
 
 # GRU (Cho et al. 2014)
@@ -290,14 +312,16 @@ def _gru_before_step_backward(
     return dx_t, (dh,), (dW_ih, np.concatenate([dW_hrz, dW_hn]), db_ih, np.concatenate([db_hrz, db_hn]))
 
 
-def _split_rz_n(a: Array) -> Arrays:
+def _split_rz_n(a: Any) -> Any:
     """The rows of r and z, and those of n."""
+    if isinstance(a, _Masked):
+        return tuple(_Masked(W, a.mask) for W in _split_rz_n(a.W))
     H = len(a) // 3
     return a[: 2 * H], a[2 * H :]
 
 
-_GRU_AFTER = _Cell("gru_reset_after", ("h",), 3, _gru_after_step, _gru_after_step_backward)
-_GRU_BEFORE = _Cell("gru_reset_before", ("h",), 3, _gru_before_step, _gru_before_step_backward)
+_GRU_AFTER = _Cell("gru_reset_after", FORMS["gru_reset_after"], _gru_after_step, _gru_after_step_backward)
+_GRU_BEFORE = _Cell("gru_reset_before", FORMS["gru_reset_before"], _gru_before_step, _gru_before_step_backward)
 
 
 def _gates(a: Array, count: int) -> list[Array]:
@@ -382,29 +406,31 @@ def gates_from(options: _options.Options, a: Array) -> Array:
     return np.stack(gates, axis=-2)
 
 
-# h_t = act(clip(W_ih x_t + b_ih + W_hh h + b_hh))
+# h_t = (1 - leak) * h + leak * act(clip(W_ih x_t + b_ih + W_hh h + b_hh))
 
 
 def _rnn_any(options: _options.Options) -> _Cell:
     act = _Activation(options.activations[0], options.clip)
+    leak = options.leak
 
     def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
         (h,) = state
         W_ih, W_hh, b_ih, b_hh = weights
         a = _linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh)
-        return (act(a),), (a,)
+        h_t = act(a) if leak == 1 else (1 - leak) * h + leak * act(a)
+        return (h_t,), (a,)
 
     def step_backward(
         dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
     ) -> tuple[Array, Arrays, Arrays]:
         (dh_t,), (h,), (a,) = dstate_t, state, saved
         W_ih, W_hh, _, _ = weights
-        da = act.backward(a, dh_t)
+        da = act.backward(a, leak * dh_t)
         dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
         dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
-        return dx_t, (dh,), (dW_ih, dW_hh, db_ih, db_hh)
+        return dx_t, (dh if leak == 1 else dh + (1 - leak) * dh_t,), (dW_ih, dW_hh, db_ih, db_hh)
 
-    return _Cell(f"rnn_any {options}", ("h",), 1, step, step_backward, options=options)
+    return _Cell(f"rnn_any {options}", FORMS["rnn"], step, step_backward, options)
 
 
 # i = gate(clip(a_i + p_i * c))   f = gate(clip(a_f + p_f * c))   g = candidate(clip(a_g))
@@ -470,7 +496,34 @@ def _lstm_any(options: _options.Options) -> _Cell:
         dp = [(da_k * seen).sum(axis=0) for da_k, seen in ((da_i, c), (da_f, c), (da_o, c_t))]
         return dx_t, (dh, dc), (dW_ih, dW_hh, db_ih, db_hh, *dp[: len(weights) - 4])
 
-    return _Cell(f"lstm_any {options}", ("h", "c"), 4, step, step_backward, _options.PEEPHOLES, options)
+    return _Cell(f"lstm_any {options}", FORMS["lstm"], step, step_backward, options)
+
+
+# A projection of what comes out, which is also what goes into the next step (LSTM: Sak et al. 2014; an RNN with it is
+# that of Jordan 1986):    r_t = act(clip(W_hr h_t + b_hr))
+
+
+def _projected(inner: _Cell, act: _Activation) -> _Cell:
+    """The cell whose h is projected; W_hr and b_hr are the last of its weights."""
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        *inner_weights, W_hr, b_hr = weights
+        (h_t, *rest), saved = inner.step(x_t, state, tuple(inner_weights))
+        a_r = _linear(h_t, W_hr, b_hr)
+        return (act(a_r), *rest), (*saved, h_t, a_r)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+    ) -> tuple[Array, Arrays, Arrays]:
+        (dr_t, *drest), (*inner_saved, h_t, a_r) = dstate_t, saved
+        *inner_weights, W_hr, _ = weights
+        dh_t, dW_hr, db_hr = _linear_backward(act.backward(a_r, dr_t), h_t, W_hr)
+        dx_t, dstate, dweights = inner.step_backward(
+            (dh_t, *drest), x_t, state, tuple(inner_weights), tuple(inner_saved)
+        )
+        return dx_t, dstate, (*dweights, dW_hr, db_hr)
+
+    return inner._replace(name=f"{inner.name} projected", step=step, step_backward=step_backward)
 
 
 def _with_peepholes(weights: Arrays) -> Arrays:
@@ -509,7 +562,7 @@ def _gru_after_any(options: _options.Options) -> _Cell:
         dh, dW_hh, db_hh = _linear_backward(np.concatenate([da_r, da_z, da_n * r], axis=1), h, W_hh)
         return dx_t, (dh + dh_t * z,), (dW_ih, dW_hh, db_ih, db_hh)
 
-    return _Cell(f"gru_reset_after_any {options}", ("h",), 3, step, step_backward, options=options)
+    return _Cell(f"gru_reset_after_any {options}", FORMS["gru_reset_after"], step, step_backward, options)
 
 
 def _gru_before_any(options: _options.Options) -> _Cell:
@@ -543,7 +596,114 @@ def _gru_before_any(options: _options.Options) -> _Cell:
         dW_hh, db_hh = np.concatenate([dW_hrz, dW_hn]), np.concatenate([db_hrz, db_hn])
         return dx_t, (dh + drh * r + dh_t * z,), (dW_ih, dW_hh, db_ih, db_hh)
 
-    return _Cell(f"gru_reset_before_any {options}", ("h",), 3, step, step_backward, options=options)
+    return _Cell(f"gru_reset_before_any {options}", FORMS["gru_reset_before"], step, step_backward, options)
+
+
+# ------------------------------------------------------------------------------------------------------- further cells
+
+# IndRNN (Li et al. 2018): h_t = act(clip(W_ih x_t + b_ih + u * h))
+
+
+def _indrnn(options: _options.Options) -> _Cell:
+    act = _Activation(options.activations[0], options.clip)
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        (h,) = state
+        W_ih, _, b_ih, _, u = weights
+        a = _linear(x_t, W_ih, b_ih) + u * h
+        return (act(a),), (a,)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+    ) -> tuple[Array, Arrays, Any]:
+        (dh_t,), (h,), (a,) = dstate_t, state, saved
+        W_ih, _, _, _, u = weights
+        da = act.backward(a, dh_t)
+        dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+        return dx_t, (da * u,), (dW_ih, None, db_ih, None, (da * h).sum(axis=0))
+
+    return _Cell(f"indrnn {options}", FORMS["indrnn"], step, step_backward)
+
+
+# SRU (Lei et al. 2018), the gates seeing the old c:
+#
+#     u, f, r, s = W x_t in four blocks
+#     f = sigmoid(f + v_f * c + b_f)     r = sigmoid(r + v_r * c + b_r)
+#     c_t = f * c + (1 - f) * u          h_t = r * act(c_t) + (1 - r) * s
+
+
+def _sru(options: _options.Options) -> _Cell:
+    act = _Activation(options.activations[0], None)
+
+    def step(x_t: Array, state: Arrays, weights: Any) -> tuple[Arrays, Arrays]:
+        (c,) = state
+        W_ih, _, _, _, v_f, v_r, b_f, b_r = weights
+        u, a_f, a_r, s = _gates(x_t @ W_ih.T, 4)
+        f = _sigmoid(a_f + v_f * c + b_f)
+        r = _sigmoid(a_r + v_r * c + b_r)
+        c_t = f * c + (1 - f) * u
+        return (r * act(c_t) + (1 - r) * s, c_t), (u, f, r, s, c_t)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Any, saved: Arrays
+    ) -> tuple[Array, Arrays, Any]:
+        (dh_t, dc_t), (c,), (u, f, r, s, c_t) = dstate_t, state, saved
+        W_ih, _, _, _, v_f, v_r, _, _ = weights
+        dr = dh_t * (act(c_t) - s)
+        dc_t = dc_t + act.backward(c_t, dh_t * r)
+        da_f = dc_t * (c - u) * f * (1 - f)
+        da_r = dr * r * (1 - r)
+        da = np.concatenate([dc_t * (1 - f), da_f, da_r, dh_t * (1 - r)], axis=1)
+        dx_t, dW_ih, _ = _linear_backward(da, x_t, W_ih)
+        dc = dc_t * f + da_f * v_f + da_r * v_r
+        of_units = ((da_f * c).sum(axis=0), (da_r * c).sum(axis=0), da_f.sum(axis=0), da_r.sum(axis=0))
+        return dx_t, (dc,), (dW_ih, None, None, None, *of_units)
+
+    return _Cell(f"sru {options}", FORMS["sru"], step, step_backward)
+
+
+# AUGRU (Zhou et al. 2019): a GRU, z~ = (1 - attention) * z for z
+
+
+def _augru_after_step(x_t: Array, state: Arrays, weights: Arrays, attention: Array) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    _, (r, z, n, ah_n) = _gru_after_step(x_t, state, weights)
+    z_scaled = (1 - attention) * z
+    return ((1 - z_scaled) * n + z_scaled * h,), (r, z, n, ah_n)
+
+
+def _augru_after_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays, attention: Array
+) -> tuple[Any, ...]:
+    (dh_t,), (h,), (r, z, n, ah_n) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    z_scaled = (1 - attention) * z
+    dz_scaled = dh_t * (h - n)
+    da_n = dh_t * (1 - z_scaled) * (1 - n**2)
+    da_r = da_n * ah_n * r * (1 - r)
+    da_z = dz_scaled * (1 - attention) * z * (1 - z)
+    dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da_r, da_z, da_n], axis=1), x_t, W_ih)
+    dh, dW_hh, db_hh = _linear_backward(np.concatenate([da_r, da_z, da_n * r], axis=1), h, W_hh)
+    dattention = -(dz_scaled * z).sum(axis=1)
+    return dx_t, (dh + dh_t * z_scaled,), (dW_ih, dW_hh, db_ih, db_hh), dattention
+
+
+def _augru_after(options: _options.Options) -> _Cell:
+    return _Cell("augru_reset_after", FORMS["augru_reset_after"], _augru_after_step, _augru_after_step_backward)
+
+
+def _jordan(options: _options.Options) -> _Cell:
+    hidden, output = options.activations
+    inner = _rnn_any(options._replace(activations=(hidden,)))
+    return _projected(inner, _Activation(output, None))._replace(name=f"jordan {options}", form=FORMS["jordan"])
+
+
+_MORE = {
+    "jordan": _jordan,
+    "indrnn": _indrnn,
+    "sru": _sru,
+    "augru_reset_after": _augru_after,
+}
 
 
 # ------------------------------------------------------------------------------------ the time loop, forward and back
@@ -556,17 +716,62 @@ class _Moment(NamedTuple):
     rows: Array  # (n,) which ones
     cut: Array  # (n, 1) whether the state was zeroed before the step
     x_t: Array  # (n, I)
+    row: Arrays  # (n, 1) the numbers that come with the rows, if the cell takes them
     state: Arrays  # (n, H) each: the state the step started from
     saved: Arrays | None  # what the cell's step saved; None: backward takes the step again to have it
+
+
+class _Sizes(NamedTuple):
+    T: int
+    B: int
+    I: int
+    H: int
+    R: int  # what comes out of a direction: H, or its projection
+    D: int
+
+    def of_parts(self, cell: _Cell, rows: int) -> list[tuple[int, int, int]]:
+        """The shapes of the parts of a state with so many rows (D, or layers)."""
+        return [(rows, self.B, self.R if letter in ("h", "y") else self.H) for letter in cell.form.letters]
 
 
 class _Tape(NamedTuple):
     """What forward keeps for backward, in copies of its own. Nothing writes into it afterwards."""
 
     cell: _Cell
-    shape: tuple[int, int, int, int]  # T, B, I, H
+    sizes: _Sizes
     weights: tuple[tuple[Array | None, ...], ...]
+    noise: Any
+    has_row: bool
     moments: tuple[list[_Moment], ...]  # per direction, in the order of the computation
+
+
+def _sizes(weights: Sequence[Sequence[Any]], form: _options.Form, T: int, B: int) -> _Sizes:
+    names = form.names(len(weights[0])) or ()
+    H = len(weights[0][0]) // form.gates
+    R = len(weights[0][names.index("weight_hr")]) if "weight_hr" in names else H
+    return _Sizes(T, B, weights[0][0].shape[1], H, R, len(weights))
+
+
+def _masked(weights: Arrays, noise: Any, direction: int, rows: Array) -> Any:
+    """The weights of a step for these sequences, with the mask of what goes into the recurrent product."""
+    if noise is None or noise[0] is None:
+        return weights
+    W_ih, W_hh, *others = weights
+    return W_ih, _Masked(W_hh, noise[0][direction, rows]), *others
+
+
+def _stays(noise: Any, i: int, t: int, rows: Array, columns: slice) -> Any:
+    """Zoneout of h (i = 0) or c (1): 0 to 1, or bool (n, columns), how much of the old state stays."""
+    if noise is None or i > 1:
+        return 0.0
+    given = noise[1 + i]
+    return given[t, rows, columns] if isinstance(given, np.ndarray) else given
+
+
+def _mix(stays: Any, old: Array, new: Array) -> Array:
+    if isinstance(stays, np.ndarray):
+        return np.where(stays, old, new)
+    return new if stays == 0 else stays * old + (1 - stays) * new
 
 
 def _times(T: int, direction: int) -> Iterable[int]:
@@ -598,49 +803,66 @@ def _forward(
     recompute: bool,
     out: Array | None,
     return_all: Sequence[str],
+    zoneout: Any = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
+    row: Array | None = None,
 ) -> tuple[Any, ...]:
+    form, family = cell.form, _family(cell)
     checked = _checked_weights("weights", weights, cell)
-    D, H, I = len(checked), checked[0][1].shape[1], checked[0][0].shape[1]
     dtype = checked[0][0].dtype
-    x = _checks.array("x", x, dtype, ("T", "B", I))
-    T, B, _ = x.shape
-    given = _checked_parts("state", state, cell, dtype, (D, B, H))
+    x = _checks.array("x", x, dtype, ("T", "B", checked[0][0].shape[1]))
+    sizes = _sizes(checked, form, *x.shape[:2])
+    T, B, _, H, R, D = sizes
+    given = _checked_parts("state", state, cell, dtype, sizes.of_parts(cell, D))
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
+    row = _options.row(family, row, dtype, T, B)
+    noise = _options.noise(family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
-    return_all = _options.return_all(return_all, cell.name.partition("_")[0])
+    return_all = _options.return_all(return_all, family)
     if out is not None:
-        out = _checks.output("out", out, dtype, (T, B, D * H), [("x", x)] + [("state", part) for part in given])
+        out = _checks.output("out", out, dtype, (T, B, D * R), [("x", x)] + [("state", part) for part in given])
 
     ends = np.full(B, T) if lengths is None else lengths
     begins = np.zeros((T, B), bool) if reset is None else reset.astype(bool)
-    parts = [np.zeros((D, B, H), dtype) if part is None else part.copy() for part in given]
-    y = np.zeros((T, B, D * H), dtype)
-    every = {"c": np.zeros_like(y), "gates": np.zeros((T, B, D, cell.gates, H), dtype)}
+    numbers = np.ones((T, B), dtype) if row is None else row
+    parts = [
+        np.zeros(shape, dtype) if part is None else part.copy()
+        for part, shape in zip(given, sizes.of_parts(cell, D), strict=True)
+    ]
+    y = np.zeros((T, B, D * R), dtype)
+    every = {"c": np.zeros((T, B, D * H), dtype), "gates": np.zeros((T, B, D, form.gates, H), dtype)}
     moments: tuple[list[_Moment], ...] = tuple([] for _ in range(D))
+    first = 0 if cell.is_carried else 1  # of what the step returns, the state begins there
+    if noise is not None:
+        noise = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in noise)
 
     for direction in range(D):
-        w = _with_biases(checked[direction])
+        w = _filled(checked[direction], form)
         cuts = _cuts(begins, ends, direction)
         state_t = [part[direction] for part in parts]  # h, or h and c: views, overwritten step by step
-        y_direction = y[:, :, direction * H : (direction + 1) * H]
+        of_R, of_H = (slice(direction * n, (direction + 1) * n) for n in (R, H))
         for t in _times(T, direction):
             rows = np.flatnonzero(t < ends)
             cut = cuts[t, rows, None]
             before = tuple(np.where(cut, 0, part[rows]) for part in state_t)
-            x_t = x[t, rows]
-            after, saved = cell.step(x_t, before, w)
-            for part, new in zip(state_t, after, strict=True):
+            x_t, row_t = x[t, rows], (numbers[t, rows, None],) if form.row else ()
+            after, saved = cell.step(x_t, before, _masked(w, noise, direction, rows), *row_t)
+            after = list(after)
+            for k, old in enumerate(before, first):
+                after[k] = _mix(_stays(noise, k, t, rows, of_H if k else of_R), old, after[k])
+            for part, new in zip(state_t, after[first:], strict=True):
                 part[rows] = new
-            y_direction[t, rows] = after[0]
+            y[t, rows, of_R] = after[0]
             if "c" in return_all:
-                every["c"][t, rows, direction * H : (direction + 1) * H] = after[1]
+                every["c"][t, rows, of_H] = after[1]
             if "gates" in return_all:
-                every["gates"][t, rows, direction] = np.stack(saved[: cell.gates], axis=1)
+                every["gates"][t, rows, direction] = np.stack(saved[: form.gates], axis=1)
             if training:
-                moments[direction].append(_Moment(t, rows, cut, x_t, before, None if recompute else saved))
+                moments[direction].append(_Moment(t, rows, cut, x_t, row_t, before, None if recompute else saved))
 
-    tape = _Tape(cell, (T, B, I, H), tuple(_copies(w) for w in checked), moments) if training else None
+    kept = tuple(_copies(w) for w in checked)
+    tape = _Tape(cell, sizes, kept, noise, row is not None, moments) if training else None
     if out is not None:
         out[...] = y
         y = out
@@ -651,89 +873,129 @@ def _forward(
 
 
 def _backward(
-    family: str, tape: Any, dy: Array | None, dstate: State, dc: Array | None, grad_clip: float | None
-) -> tuple[Array, Array | Arrays, Gradients]:
-    if not isinstance(tape, _Tape) or not tape.cell.name.startswith(family):
+    prefix: str, tape: Any, dy: Array | None, dstate: State, dc: Array | None, grad_clip: float | None
+) -> tuple[Any, ...]:
+    if not isinstance(tape, _Tape) or not tape.cell.name.startswith(prefix):
         came = f"a tape of {tape.cell.name}" if isinstance(tape, _Tape) else type(tape).__name__
-        raise TypeError(f"tape: expected the tape of {family}_forward, got {came}")
-    cell = tape.cell
-    T, B, I, H = tape.shape
-    weights = [_with_biases(w) for w in tape.weights]
-    D, dtype = len(weights), weights[0][0].dtype
+        raise TypeError(f"tape: expected the tape of {prefix or 'cell'}_forward, got {came}")
+    cell, sizes, noise = tape.cell, tape.sizes, tape.noise
+    T, B, I, H, R, D = sizes
+    weights = [_filled(w, cell.form) for w in tape.weights]
+    dtype = weights[0][0].dtype
     if dy is not None:
-        dy = _checks.array("dy", dy, dtype, (T, B, D * H))
+        dy = _checks.array("dy", dy, dtype, (T, B, D * R))
     if dc is not None:
+        if "c" not in cell.form.letters:
+            raise ValueError(f"dc: expected None, since {cell.name} has no cell state")
         dc = _checks.array("dc", dc, dtype, (T, B, D * H))
     limit = _options.limit("grad_clip", grad_clip)
-    given = _checked_parts("dstate", dstate, cell, dtype, (D, B, H))
+    shapes = sizes.of_parts(cell, D)
+    given = _checked_parts("dstate", dstate, cell, dtype, shapes)
 
-    dy = np.zeros((T, B, D * H), dtype) if dy is None else dy
-    dparts = [np.zeros((D, B, H), dtype) if part is None else part.copy() for part in given]
+    dy = np.zeros((T, B, D * R), dtype) if dy is None else dy
+    dparts = [
+        np.zeros(shape, dtype) if part is None else part.copy() for part, shape in zip(given, shapes, strict=True)
+    ]
     dx = np.zeros((T, B, I), dtype)
+    drow = np.zeros((T, B), dtype)
     dweights: Gradients = []
+    first = 0 if cell.is_carried else 1
 
     for direction in range(D):
         w = weights[direction]
-        dw = [np.zeros_like(weight) for weight in w]
+        dw = [None if weight is None else np.zeros_like(weight) for weight in w]
         dstate_t = [part[direction] for part in dparts]  # dh, or dh and dc: views, overwritten step by step
-        columns = slice(direction * H, (direction + 1) * H)
+        columns = [slice(direction * n, (direction + 1) * n) for n in (R, H)]
         direct = (dy, *(() if dc is None else (dc,)))  # of h, and of c
-        for t, rows, cut, x_t, before, saved in reversed(tape.moments[direction]):
+        for t, rows, cut, x_t, row_t, before, saved in reversed(tape.moments[direction]):
             dafter = [part[rows] for part in dstate_t]  # what comes back through the next step ...
+            dafter = [np.zeros((len(rows), R), dtype)] * first + dafter
             for i, direct_part in enumerate(direct):
-                dafter[i] = dafter[i] + direct_part[t, rows, columns]  # ... and the direct part
+                dafter[i] = dafter[i] + direct_part[t, rows, columns[i]]  # ... and the direct part
+            past = []  # what of it goes past the step
+            for k in range(first, len(dafter)):
+                stays = _stays(noise, k, t, rows, columns[min(k, 1)])
+                nothing = np.zeros_like(dafter[k])
+                past.append(_mix(stays, dafter[k], nothing))
+                dafter[k] = _mix(stays, nothing, dafter[k])
+            masked = _masked(w, noise, direction, rows)
             if saved is None:
-                _, saved = cell.step(x_t, before, w)
-            dx_t, dbefore, dw_t = cell.step_backward(tuple(dafter), x_t, before, w, saved)
-            for part, new in zip(dstate_t, dbefore, strict=True):
-                part[rows] = np.where(cut, 0, _clip(limit, new))
+                _, saved = cell.step(x_t, before, masked, *row_t)
+            dx_t, dbefore, dw_t, *drow_t = cell.step_backward(tuple(dafter), x_t, before, masked, saved, *row_t)
+            for part, new, beside in zip(dstate_t, dbefore, past, strict=True):
+                part[rows] = np.where(cut, 0, _clip(limit, new + beside))
             dx[t, rows] += dx_t
+            for of_row in drow_t:
+                drow[t, rows] += of_row
             for total, addend in zip(dw, dw_t, strict=True):
-                total += addend
+                if total is not None:
+                    total += addend
         had = tape.weights[direction]
-        dweights.append(tuple(None if weight is None else total for weight, total in zip(had, dw, strict=True)))
-    return dx, _joined(dparts), dweights
+        dweights.append(tuple(None if weight is None else total for weight, total in zip(had, dw, strict=False)))
+    return dx, _joined(dparts), dweights, *((drow,) if tape.has_row else ())
 
 
-def _step(cell: _Cell, x: Array, state: State, stack: Sequence[Weights], out: Array | None) -> Array:
+def _step(
+    cell: _Cell,
+    x: Array,
+    state: State,
+    stack: Sequence[Weights],
+    out: Array | None,
+    zoneout: Any = NO_ZONEOUT,
+    row: Any = None,
+) -> Array:
     if not isinstance(stack, (tuple, list)):
         raise TypeError(f"stack: expected a list with the weights of each layer, got {type(stack).__name__}")
     if not stack:
         raise ValueError("stack: expected at least one layer, got none")
     layers: list[Arrays] = []
+    first: Any = None
     for number, weights in enumerate(stack):
         name = f"stack[{number}]"
         directions = _checked_weights(name, weights, cell)
         if len(directions) != 1:
             raise ValueError(f"{name}: expected one direction, got two (step cannot look ahead)")
-        W_ih, W_hh, *_ = directions[0]
-        if layers and len(directions[0]) != len(layers[0]):
-            raise ValueError(f"{name}: expected peepholes in all layers or in none")
-        I, H, dtype = W_ih.shape[1], W_hh.shape[1], W_hh.dtype
-        first = layers[0][1] if layers else W_hh
-        if H != first.shape[1] or dtype != first.dtype or (layers and I != H):
-            wanted = f"I = H = {first.shape[1]} of {first.dtype}"
+        sizes, dtype = _sizes(directions, cell.form, 1, 0), directions[0][0].dtype
+        if first is None:
+            first, first_dtype, count = sizes, dtype, len(directions[0])
+        if len(directions[0]) != count:
+            what = "peepholes" if cell.form.optional else "the same weights"
+            raise ValueError(f"{name}: expected {what} in all layers or in none")
+        I, H, R = sizes.I, sizes.H, sizes.R
+        if (H, R) != (first.H, first.R) or dtype != first_dtype or (layers and I != first.R):
+            wanted = f"I = H = {first.H} of {first_dtype}"
             raise ValueError(f"{name}: expected {wanted}, got I = {I}, H = {H} of {dtype}")
-        layers.append(_with_biases(directions[0]))
-    L, I = len(layers), layers[0][0].shape[1]
-    x = np.ascontiguousarray(_checks.array("x", x, dtype, ("B", I)))  # some BLAS round other strides differently
+        layers.append(_filled(directions[0], cell.form))
+    L = len(layers)
+    x = np.ascontiguousarray(_checks.array("x", x, dtype, ("B", first.I)))  # some BLAS round other strides differently
     B = len(x)
-    parts = _checks.parts_of("state", state, cell.parts)
+    shapes = first._replace(B=B).of_parts(cell, L)
+    letters = cell.form.letters
+    parts = _checks.parts_of("state", state, letters)
     others = [("x", x)]  # whatever the next array to be written may not overlap
-    for letter, part in zip(cell.parts, parts, strict=True):
-        others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, (L, B, H), others)))
+    for letter, part, shape in zip(letters, parts, shapes, strict=True):
+        others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, shape, others)))
     parts = [part for _, part in others[1:]]
+    shares = _options.shares("zoneout", zoneout)
+    row = _options.row(_family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
+    row_t = () if not cell.form.row else (np.ones((B, 1), dtype) if row is None else row[0, :, None],)
     if out is not None:
-        out = _checks.output("out", out, dtype, (B, H), others)
+        out = _checks.output("out", out, dtype, (B, first.R), others)
 
     after = []
     h_t = x
+    start = 0 if cell.is_carried else 1
     for layer, w in enumerate(layers):
-        new, _ = cell.step(h_t, tuple(part[layer] for part in parts), w)
-        after.append(new)
-        h_t = new[0]
-    for layer, new in enumerate(after):
-        for part, value in zip(parts, new, strict=True):
+        before = tuple(part[layer] for part in parts)
+        new, _ = cell.step(h_t, before, w, *row_t)
+        mixed = [
+            _mix(shares[k] if k < 2 else 0.0, old, value)
+            for k, (old, value) in enumerate(zip(before, new[start:]), start)
+        ]
+        after.append(mixed)
+        h_t = mixed[0] if cell.is_carried else new[0]
+    for layer, values in enumerate(after):
+        for part, value in zip(parts, values, strict=True):
             part[layer] = value
     if out is None:
         return h_t
@@ -755,22 +1017,37 @@ def _pack(cell: _Cell, weights: Weights) -> _Packed:
 
 def _checked_weights(name: str, weights: Any, cell: _Cell) -> Sequence[Sequence[Any]]:
     if not isinstance(weights, _Packed):
-        return _checks.weights(name, weights, cell.gates, cell.units)
+        return _checks.weights(name, weights, cell.form)
     if weights.cell != cell.name:
         raise ValueError(f"{name}: expected weights packed for {cell.name}, got weights packed for {weights.cell}")
     return weights
 
 
-def _checked_parts(name: str, value: State, cell: _Cell, dtype: Any, shape: tuple[int, ...]) -> list[Array | None]:
-    parts = zip(cell.parts, _checks.parts_of(name, value, cell.parts), strict=True)
-    return [None if a is None else _checks.array(f"{name}: {letter}", a, dtype, shape) for letter, a in parts]
+def _checked_parts(
+    name: str, value: State, cell: _Cell, dtype: Any, shapes: list[tuple[int, int, int]]
+) -> list[Array | None]:
+    letters = cell.form.letters
+    parts = zip(letters, _checks.parts_of(name, value, letters), shapes, strict=True)
+    return [None if a is None else _checks.array(f"{name}: {letter}", a, dtype, shape) for letter, a, shape in parts]
 
 
-def _with_biases(weights: Sequence[Any]) -> Arrays:
-    """No bias is a bias of zeros."""
-    W_ih, W_hh, b_ih, b_hh, *of_units = weights
-    zeros = np.zeros(len(W_ih), W_ih.dtype)
-    return W_ih, W_hh, zeros if b_ih is None else b_ih, zeros if b_hh is None else b_hh, *of_units
+def _filled(weights: Sequence[Any], form: _options.Form) -> Arrays:
+    """No bias is a bias of zeros, and behind a projection there is always one."""
+    names = form.names(len(weights)) or ()
+    W_ih = weights[0]
+    H = len(W_ih) // form.gates
+    R = len(weights[names.index("weight_hr")]) if "weight_hr" in names else H
+    filled = []
+    for name, a in zip(names, weights, strict=True):
+        shape = form.shape(name, 1, H, R)
+        filled.append(np.zeros(shape, W_ih.dtype) if a is None and shape is not None else a)
+    if names[-1] == "weight_hr":
+        filled.append(np.zeros(R, W_ih.dtype))
+    return tuple(filled)
+
+
+def _family(cell: _Cell) -> str:
+    return next(name for name, form in FORMS.items() if form is cell.form)
 
 
 def _copies(weights: Sequence[Array | None]) -> tuple[Array | None, ...]:
@@ -788,13 +1065,15 @@ def _joined(parts: Sequence[Array]) -> Array | Arrays:
 # ------------------------------------------------------------------------------------------------ the public functions
 
 
-def rnn_pack(weights: Weights, *, nonlinearity: Activation = "tanh", clip: float | None = None) -> Packed:
+def rnn_pack(
+    weights: Weights, *, nonlinearity: Activation = "tanh", clip: float | None = None, leak: float = 1.0
+) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
 
     weights: one or two directions, each (weight_ih (H, I), weight_hh (H, H), bias_ih (H,), bias_hh (H,)), float32 or
     float64; both biases may be None. nonlinearity, clip: see `rnn_forward`.
     """
-    return _pack(_rnn(nonlinearity, clip), weights)
+    return _pack(_rnn(nonlinearity, clip, leak), weights)
 
 
 def rnn_forward(
@@ -804,12 +1083,15 @@ def rnn_forward(
     *,
     nonlinearity: Activation = "tanh",
     clip: float | None = None,
+    leak: float = 1.0,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
     training: bool = True,
     recompute: bool = False,
     out: Array | None = None,
     return_all: Sequence[str] = (),
+    zoneout: Zoneout = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
 ) -> tuple[Any, ...]:
     """Run one recurrent layer over whole sequences: h_t = act(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), Elman 1990.
 
@@ -827,8 +1109,10 @@ def rnn_forward(
     Returns y (T, B, D*H), zero past the end of a sequence; the state (D, B, H) after each one's last step (the initial
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
-    cell = _rnn(nonlinearity, clip)
-    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all)
+    cell = _rnn(nonlinearity, clip, leak)
+    return _quietly(
+        _forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout, recurrent_mask
+    )
 
 
 def rnn_backward(
@@ -855,6 +1139,8 @@ def rnn_step(
     *,
     nonlinearity: Activation = "tanh",
     clip: float | None = None,
+    leak: float = 1.0,
+    zoneout: Zoneout = NO_ZONEOUT,
     out: Array | None = None,
 ) -> Array:
     """Take one step through a stack of L one-directional layers (equation: `rnn_forward`); the state changes in place.
@@ -866,7 +1152,7 @@ def rnn_step(
     Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
     the state is then as it was.
     """
-    return _quietly(_step, _rnn(nonlinearity, clip), x, state, stack, out)
+    return _quietly(_step, _rnn(nonlinearity, clip, leak), x, state, stack, out, zoneout)
 
 
 def lstm_pack(
@@ -875,6 +1161,7 @@ def lstm_pack(
     coupled: str | None = None,
     clip: float | None = None,
     cell_clip: float | None = None,
+    proj_clip: float | None = None,
     activations: Sequence[Activation] = LSTM_ACTIVATIONS,
 ) -> Packed:
     """Checked, read-only copies of the weights, accepted wherever `weights` is.
@@ -883,7 +1170,7 @@ def lstm_pack(
     the order i, f, g, o, float32 or float64; both biases may be None. With peepholes three more, (weight_ci, weight_cf,
     weight_co), (H,) each, and as many more gradients. The options are those of `lstm_forward`.
     """
-    return _pack(_lstm(weights, activations, coupled, clip, cell_clip), weights)
+    return _pack(_lstm(weights, activations, coupled, clip, cell_clip, proj_clip), weights)
 
 
 def lstm_forward(
@@ -894,6 +1181,7 @@ def lstm_forward(
     coupled: str | None = None,
     clip: float | None = None,
     cell_clip: float | None = None,
+    proj_clip: float | None = None,
     activations: Sequence[Activation] = LSTM_ACTIVATIONS,
     lengths: npt.ArrayLike | None = None,
     reset: npt.ArrayLike | None = None,
@@ -901,6 +1189,8 @@ def lstm_forward(
     recompute: bool = False,
     out: Array | None = None,
     return_all: Sequence[str] = (),
+    zoneout: Zoneout = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
 ) -> tuple[Any, ...]:
     """Run one LSTM layer over whole sequences. With a = W_ih x_t + b_ih + W_hh h_(t-1) + b_hh, in blocks i, f, g, o:
 
@@ -928,8 +1218,10 @@ def lstm_forward(
     (the initial state if its length is 0); the tape, or None; and what return_all asks for, zero past the end. Raises
     TypeError or ValueError naming the argument that is wrong.
     """
-    cell = _lstm(weights, activations, coupled, clip, cell_clip)
-    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all)
+    cell = _lstm(weights, activations, coupled, clip, cell_clip, proj_clip)
+    return _quietly(
+        _forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout, recurrent_mask
+    )
 
 
 def lstm_backward(
@@ -963,7 +1255,9 @@ def lstm_step(
     coupled: str | None = None,
     clip: float | None = None,
     cell_clip: float | None = None,
+    proj_clip: float | None = None,
     activations: Sequence[Activation] = LSTM_ACTIVATIONS,
+    zoneout: Zoneout = NO_ZONEOUT,
     out: Array | None = None,
 ) -> Array:
     """Take one step through a stack of L one-directional layers (equations: `lstm_forward`); state changes in place.
@@ -975,8 +1269,8 @@ def lstm_step(
     Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
     the state is then as it was.
     """
-    cell = _lstm(_widest(stack), activations, coupled, clip, cell_clip)
-    return _quietly(_step, cell, x, state, stack, out)
+    cell = _lstm(_widest(stack), activations, coupled, clip, cell_clip, proj_clip)
+    return _quietly(_step, cell, x, state, stack, out, zoneout)
 
 
 def gru_pack(
@@ -1008,6 +1302,8 @@ def gru_forward(
     recompute: bool = False,
     out: Array | None = None,
     return_all: Sequence[str] = (),
+    zoneout: Zoneout = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
 ) -> tuple[Any, ...]:
     """Run one GRU layer over whole sequences:
 
@@ -1032,7 +1328,9 @@ def gru_forward(
     state if its length is 0); the tape, or None. Raises TypeError or ValueError naming the argument that is wrong.
     """
     cell = _gru(reset_after, activations, clip)
-    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all)
+    return _quietly(
+        _forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout, recurrent_mask
+    )
 
 
 def gru_backward(
@@ -1060,6 +1358,7 @@ def gru_step(
     reset_after: bool = True,
     clip: float | None = None,
     activations: Sequence[Activation] = GRU_ACTIVATIONS,
+    zoneout: Zoneout = NO_ZONEOUT,
     out: Array | None = None,
 ) -> Array:
     """Take one step through a stack of L one-directional layers (equations: `gru_forward`); the state changes in place.
@@ -1071,13 +1370,77 @@ def gru_step(
     Returns y (B, H), the output of the top layer. Raises TypeError or ValueError naming the argument that is wrong;
     the state is then as it was.
     """
-    return _quietly(_step, _gru(reset_after, activations, clip), x, state, stack, out)
+    return _quietly(_step, _gru(reset_after, activations, clip), x, state, stack, out, zoneout)
 
 
-def _rnn(nonlinearity: Activation, clip: float | None) -> _Cell:
-    options = _options.rnn(nonlinearity, clip)
+def cell_pack(cell: str, weights: Weights, **options: Any) -> Packed:
+    """Checked, read-only copies of the weights of any cell, see `cell_forward`."""
+    return _pack(_cell(cell, weights, options), weights)
+
+
+def cell_forward(
+    cell: str,
+    x: Array,
+    state: State,
+    weights: Weights,
+    *,
+    row: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    reset: npt.ArrayLike | None = None,
+    training: bool = True,
+    recompute: bool = False,
+    out: Array | None = None,
+    return_all: Sequence[str] = (),
+    zoneout: Zoneout = NO_ZONEOUT,
+    recurrent_mask: Array | None = None,
+    **options: Any,
+) -> tuple[Any, ...]:
+    """Run one layer of any cell over whole sequences: as `lstm_forward`, with the equations beside the cell's functions
+    above.
+
+    cell: its name in elman._options.FORMS, which also says what arrays its weights and its state have.
+    row: (T, B), the number that some cells take with each step of each sequence (AUGRU: attention; CfC: timespans).
+    options: activations, clip, ..., as far as the cell has them.
+    """
+    return _quietly(
+        _forward, _cell(cell, weights, options), x, state, weights, lengths, reset, training, recompute, out,
+        return_all, zoneout, recurrent_mask, row,
+    )  # fmt: skip
+
+
+def cell_backward(
+    tape: Tape | None,
+    dy: Array | None = None,
+    dstate: State = None,
+    *,
+    dc: Array | None = None,
+    grad_clip: float | None = None,
+) -> tuple[Any, ...]:
+    """Backpropagate through time along what `cell_forward` recorded, as `lstm_backward`. Where `row` was given, its
+    gradient (T, B) comes fourth."""
+    return _quietly(_backward, "", tape, dy, dstate, dc, grad_clip)  # type: ignore[no-any-return]
+
+
+def cell_step(
+    cell: str,
+    x: Array,
+    state: State,
+    stack: Sequence[Weights],
+    *,
+    row: Array | None = None,
+    zoneout: Zoneout = NO_ZONEOUT,
+    out: Array | None = None,
+    **options: Any,
+) -> Array:
+    """Take one step through stacked layers of any cell, as `lstm_step`; row (B,)."""
+    return _quietly(_step, _cell(cell, _widest(stack), options), x, state, stack, out, zoneout, row)  # type: ignore[no-any-return]
+
+
+def _rnn(nonlinearity: Activation, clip: float | None, leak: float) -> _Cell:
+    options = _options.rnn(nonlinearity, clip, leak)
     name = options.activations[0].name
-    return _RNN[name] if name in _RNN and clip is None else _rnn_any(options)
+    is_plain = options._replace(activations=()) == _options.PLAIN["rnn"]._replace(activations=())
+    return _RNN[name] if name in _RNN and is_plain else _rnn_any(options)
 
 
 def _widest(stack: Any) -> Any:
@@ -1088,19 +1451,46 @@ def _widest(stack: Any) -> Any:
 
 
 def _lstm(
-    weights: Any, activations: Sequence[Activation], coupled: str | None, clip: float | None, cell_clip: float | None
+    weights: Any,
+    activations: Sequence[Activation],
+    coupled: str | None,
+    clip: float | None,
+    cell_clip: float | None,
+    proj_clip: float | None,
 ) -> _Cell:
-    """The plain cell, unless something else is asked for or the weights come with peepholes."""
-    options = _options.lstm(activations, coupled, clip, cell_clip)
+    """The plain cell, unless something else is asked for or the weights come with peepholes or a projection."""
+    given = {"activations": activations, "coupled": coupled, "clip": clip, "cell_clip": cell_clip}
+    options = _options.of("lstm", given | {"proj_clip": proj_clip})
+    names: Any = ()
     if isinstance(weights, (tuple, list)) and weights and isinstance(weights[0], (tuple, list)):
-        has_peepholes = len(weights[0]) > 4
-    else:
-        has_peepholes = False
-    return _lstm_any(options) if has_peepholes or options != _options.LSTM else _LSTM
+        names = FORMS["lstm"].names(len(weights[0])) or ()
+    cell = _lstm_any(options) if len(names) > 4 or options != _options.PLAIN["lstm"] else _LSTM
+    if "weight_hr" in names:
+        return _projected(cell, _Activation(_options.Chosen("affine", 1.0, 0.0), proj_clip))
+    return cell
 
 
 def _gru(reset_after: bool, activations: Sequence[Activation], clip: float | None) -> _Cell:
-    options = _options.gru(activations, clip)
-    if _checks.boolean("reset_after", reset_after):
-        return _GRU_AFTER if options == _options.GRU else _gru_after_any(options)
-    return _GRU_BEFORE if options == _options.GRU else _gru_before_any(options)
+    family = f"gru_reset_{'after' if _checks.boolean('reset_after', reset_after) else 'before'}"
+    options = _options.of(family, {"activations": activations, "clip": clip})
+    is_plain = options == _options.PLAIN[family]
+    if reset_after:
+        return _GRU_AFTER if is_plain else _gru_after_any(options)
+    return _GRU_BEFORE if is_plain else _gru_before_any(options)
+
+
+def _cell(cell: str, weights: Any, options: dict[str, Any]) -> _Cell:
+    family = _checks.choice("cell", cell, tuple(FORMS))
+    if family == "rnn":
+        given = dict(options)
+        (nonlinearity,) = given.pop("activations", ("tanh",))
+        return _rnn(nonlinearity, given.pop("clip", None), given.pop("leak", 1.0))
+    chosen = _options.of(family, options)
+    if family == "lstm":
+        return _lstm(weights, *(options.get(name, default) for name, default in _LSTM_DEFAULTS.items()))
+    if family.startswith("gru"):
+        return _gru(family == "gru_reset_after", options.get("activations", GRU_ACTIVATIONS), chosen.clip)
+    return _MORE[family](chosen)
+
+
+_LSTM_DEFAULTS = {"activations": LSTM_ACTIVATIONS, "coupled": None, "clip": None, "cell_clip": None, "proj_clip": None}

@@ -1,0 +1,200 @@
+"""The cells beyond RNN, LSTM and GRU, with the same ways to be called, trained and stepped.
+
+Each class says its equation and where it is from, and names the weights that it has; everything else is in layers.py.
+Equations in NumPy: elman.reference; compiled: csrc/cells/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _checks as check
+from . import _options
+from ._options import FORMS, Activation
+from .layers import Recurrent
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Common(TypedDict, total=False):
+    """The arguments that all cells have in common: see `elman.LSTM`."""
+
+    bidirectional: bool
+    batch_first: bool
+    dropout: float
+    bias: bool
+    grad_clip: float | None
+    merge: str | None
+    zoneout: tuple[float, float]
+    input_dropout: float
+    recurrent_dropout: float
+    weight_dropout: float
+    train_state: bool
+    dtype: DTypeLike
+    seed: int | None
+    backend: str
+
+
+class Jordan(Recurrent[np.ndarray]):
+    """The recurrent network of Jordan (1986): what comes out goes into the next step.
+
+        h_t = act(W_ih x_t + b_ih + W_hh y_(t-1) + b_hh)
+        y_t = g(W_hr h_t + b_hr)
+
+    input_size, hidden_size, output_size, num_layers : I, H, O and how many layers are stacked.
+    activations : act and g, each as in `LSTM`; ("affine", 1, 0) is none.
+    clip : as in `LSTM`, of the sum inside act.
+
+    The other arguments are those of `LSTM`. Weights weight_ih_l{k} (H, I; above the first layer H, D*O), weight_hh_l{k}
+    (H, O), bias_ih_l{k}, bias_hh_l{k} (H,), weight_hr_l{k} (O, H), bias_hr_l{k} (O,). Outputs have O elements, and the
+    state is the array y (num_layers * D, B, O).
+
+    >>> jordan = Jordan(3, 32, 5)
+    """
+
+    _family = "jordan"
+    _cell_options = {"activations": FORMS["jordan"].activations, "clip": None}
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        num_layers: int = 1,
+        *,
+        activations: Sequence[Activation] = FORMS["jordan"].activations,
+        clip: float | None = None,
+        **common: Unpack[Common],
+    ):
+        self.output_size = self._output_size = check.integer("output_size", output_size, 1, check.MOST)
+        chosen = _options.of("jordan", {"activations": activations, "clip": clip})
+        self.clip, self.activations = chosen.clip, tuple(activation.entry for activation in chosen.activations)
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+
+class IndRNN(Recurrent[np.ndarray]):
+    """Independently recurrent network (Li et al. 2018): of the last step each unit sees itself alone.
+
+        h_t = act(W_ih x_t + b_ih + u * h)
+
+    activations : (act,), as in `LSTM`; the paper has "relu", haste "tanh".
+    clip : as in `LSTM`.
+
+    The other arguments are those of `LSTM`. Weights weight_ih_l{k} (H, I), bias_ih_l{k} (H,), weight_u_l{k} (H,), which
+    starts at U(0, 1) as in haste. A state is the array h.
+
+    >>> indrnn = IndRNN(3, 32, 2, activations=("relu",))
+    """
+
+    _family = "indrnn"
+    _cell_options = {"activations": FORMS["indrnn"].activations, "clip": None}
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        activations: Sequence[Activation] = FORMS["indrnn"].activations,
+        clip: float | None = None,
+        **common: Unpack[Common],
+    ):
+        chosen = _options.of("indrnn", {"activations": activations, "clip": clip})
+        self.clip, self.activations = chosen.clip, tuple(activation.entry for activation in chosen.activations)
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+    _starts = {"weight_u": (0.0, 1.0)}
+
+
+class SRU(Recurrent[np.ndarray]):
+    """Simple recurrent unit (Lei et al. 2018): no recurrent product, the gates see the old c.
+
+        u, a_f, a_r, s = W_ih x_t                     in four blocks
+        f   = sigmoid(a_f + v_f * c + b_f)
+        r   = sigmoid(a_r + v_r * c + b_r)
+        c_t = f * c + (1 - f) * u
+        h_t = r * act(c_t) + (1 - r) * s
+
+    activations : (act,), as in `LSTM`; ("affine", 1, 0), none, is what the authors' code does by default.
+
+    The other arguments are those of `LSTM`; bias must be True. Weights weight_ih_l{k} (4H, I) in the order u, f, r, s;
+    weight_cf_l{k}, weight_cr_l{k}, bias_f_l{k}, bias_r_l{k} (H,). Where I = H the authors take x itself for s: that is
+    an identity matrix in the last block. The state is the array c; h is only what comes out.
+
+    >>> sru = SRU(3, 32, 4)
+    """
+
+    _family = "sru"
+    _cell_options = {"activations": FORMS["sru"].activations}
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        activations: Sequence[Activation] = FORMS["sru"].activations,
+        **common: Unpack[Common],
+    ):
+        chosen = _options.of("sru", {"activations": activations})
+        self.activations = tuple(activation.entry for activation in chosen.activations)
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+
+class AUGRU(Recurrent[np.ndarray]):
+    """GRU whose update gate an attention scales (Zhou et al. 2019, oneDNN): where it is 1 the step is taken whole.
+
+        r, z, n as in `GRU`
+        z~  = (1 - a_t) * z            a_t: the attention of step t, one number for each sequence
+        h_t = (1 - z~) * n + z~ * h
+
+    Called with `attention`, (T, B) in x's layout, in every layer the same; `step` takes it as (B,). `backward` returns
+    its gradient as a fourth value. The other arguments and the weights are those of `GRU` with reset_after=True.
+
+    >>> augru = AUGRU(3, 32)
+    >>> y, h = augru(x, attention=a)
+    """
+
+    _family = "augru_reset_after"
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        attention: ArrayLike,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `elman.LSTM`'s, with attention (T, B)."""
+        return self._infer(x, state, lengths, reset, (), attention)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        attention: ArrayLike,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: int | np.random.Generator | None = None,
+        recompute: bool = False,
+        tbptt: int | None = None,
+        burn_in: int = 0,
+    ) -> tuple[Any, ...]:
+        """As `elman.LSTM`'s, with attention (T, B)."""
+        return self._train(x, state, lengths, reset, rng, recompute, tbptt, burn_in, (), attention)
+
+    def step(  # type: ignore[override]
+        self, x_t: ArrayLike, state: np.ndarray, out: np.ndarray | None = None, *, attention: ArrayLike
+    ) -> np.ndarray:
+        """As `elman.LSTM`'s, with attention (B,), without a batch a number."""
+        return self._take_step(x_t, state, out, row=np.atleast_1d(np.asarray(attention, self.dtype)))
