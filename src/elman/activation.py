@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from . import _checks as check
 from . import functional
-from ._blocks import Tape, floats, kept, no_weights
+from ._blocks import Tape, kept, no_weights
 
 __all__ = ["Activation"]
 
@@ -35,7 +35,7 @@ class Activation:
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         """x, float32 or float64 of any shape -> y like x, a new array. NaN stays NaN."""
-        x = floats("x", x)
+        x = check.floats("x", x)
         if self.kind == "relu":
             return np.maximum(x, 0)
         y: np.ndarray = getattr(functional, self.kind)(x)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks as check
-from ._blocks import Tape, floats, kept, no_weights, past_the_ends, with_batch
+from ._blocks import Tape, kept, no_weights, past_the_ends, with_batch
 
 __all__ = ["Pooling"]
 
@@ -46,7 +46,7 @@ class Pooling:
 
     def forward(self, x: ArrayLike, *, lengths: ArrayLike | None = None) -> tuple[np.ndarray, Tape]:
         """The same y, and a tape for `backward`."""
-        x, ends, batched = with_batch(floats("x", x), lengths)
+        x, ends, batched = with_batch(check.floats("x", x), lengths)
         T, B, H = x.shape
         n = np.full(B, T, np.intp) if ends is None else ends
         at = None  # (B, H): the step that each output comes from

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
 from . import training
-from ._blocks import shape_of
 from ._parameters import Parametrised, Params
 from .pooling import Pooling
 
@@ -296,7 +295,7 @@ class Sequential(Parametrised):
         """x for the first layer, and where the sequences have ended, (T, B), or (T,) without a batch."""
         if lengths is None:
             return x, None
-        shape = shape_of("x", x)
+        shape, _ = check.shape_and_dtype("x", x)
         if np.ndim(lengths) == 0:
             past = np.arange(shape[0] if shape else 0) >= check.integer("lengths", lengths, 0, shape[0] if shape else 0)
         else:
