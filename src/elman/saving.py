@@ -61,7 +61,7 @@ KINDS = {
         Kind(TDNN, (("in_features", "out_features", "kernel_size"),)),
         Kind(Activation),
         Kind(Dropout),
-        Kind(Pooling),
+        Kind(Pooling, later=("bidirectional",)),
         Kind(Sequential),
     )
 }

@@ -139,11 +139,7 @@ class _RNNEstimator(BaseEstimator):
         """Those that what follows would call by another name, or not check before it begins."""
         check.choice("cell", self.cell, tuple(CELLS))
         check.choice("pooling", self.pooling, ("last", "mean", "max"))
-        if check.boolean("bidirectional", self.bidirectional) and self.pooling == "last":
-            raise ValueError(
-                'pooling: expected "mean" or "max" with bidirectional=True, got "last", where the reverse direction '
-                "has seen one step only"
-            )
+        check.boolean("bidirectional", self.bidirectional)
         check.integer("num_layers", self.num_layers, 1)
         check.number("dropout", self.dropout, 0.0, 1.0)
         check.integer("epochs", self.epochs, 1)
@@ -165,7 +161,8 @@ class _RNNEstimator(BaseEstimator):
         width = self.hidden_size * (2 if self.bidirectional else 1)
         masks = [Dropout(self.dropout)] if self.dropout else []
         head = Dense(width, outputs, dtype=self.dtype, seed=dense_seed)
-        return Sequential([recurrent, Pooling(self.pooling), *masks, head])
+        pooling = Pooling(self.pooling, bidirectional=self.bidirectional and self.pooling == "last")
+        return Sequential([recurrent, pooling, *masks, head])
 
     def _split(self, X, y, seed):
         """(X, y, (X, y) held out)"""
@@ -233,7 +230,8 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
     Args:
         cell: "gru", "lstm" or "rnn" (tanh).
         hidden_size, num_layers, bidirectional: as in `elman.GRU`.
-        pooling: "last", "mean" or "max" over the true steps; with bidirectional=True "mean" or "max".
+        pooling: "last", "mean" or "max" over the true steps; "last" with bidirectional=True is where each direction
+            ends, the reverse one at the first step.
         dropout: between the recurrent layers and before the output, in training.
         epochs, batch_size: how often all sequences are seen, and how many make one step of the optimiser.
         learning_rate, weight_decay: of `elman.AdamW`.
