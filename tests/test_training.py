@@ -332,6 +332,50 @@ def test_checkpoint_keeps_the_best(tmp_path):
     assert all(np.array_equal(w, tell.told[2][2][name]) for name, w in best.params.items())
 
 
+@pytest.mark.parametrize("ragged", [True, False])
+def test_training_resumes_from_a_checkpoint_with_the_same_bits(tmp_path, ragged):
+    path = tmp_path / "last.safetensors"
+    model, history = train(5, ragged=ragged)
+    interrupted = classifier(dropout=0.2)
+    adam = Adam(interrupted, lr=0.01)
+    last = Scripted(Checkpoint(path, save_best_only=False, optimizer=adam), [1.0, 2.0, 3.0])  # no epoch is the best
+    train(3, interrupted, ragged=ragged, optimizer=adam, callbacks=[last])
+    with pytest.raises(KeyboardInterrupt):  # in the fourth epoch
+        train(5, interrupted, ragged=ragged, optimizer=adam, initial_epoch=3, loss=interrupting())
+    resumed, optimizer, epoch = elman.load_checkpoint(path)
+    assert epoch == 3 and not same(resumed, interrupted)
+    _, rest = train(5, resumed, ragged=ragged, optimizer=optimizer, initial_epoch=epoch)
+    assert same(resumed, model) and rest.epoch == [3, 4]
+    assert all(values == history.history[name][3:] for name, values in rest.history.items())
+
+
+def interrupting():
+    """A loss that is interrupted in the third step."""
+    steps = iter((True, True))
+
+    def loss(prediction, target):
+        if next(steps, False):
+            return losses.softmax_cross_entropy(prediction, target)
+        raise KeyboardInterrupt
+
+    return loss
+
+
+def test_a_checkpoint_of_the_best_and_of_the_last(tmp_path):
+    path, tell = tmp_path / "model.safetensors", Tell()
+    for options, weights in (({}, 2), ({"save_best_only": False}, 3)):
+        checkpoint = Scripted(Checkpoint(path, **options), [5.0, 3.0, 4.0])
+        train(3, callbacks=[checkpoint, tell], validation_data=first_decides(5))
+        kept = elman.load(path).params
+        assert all(np.array_equal(w, kept[name]) for name, w in tell.told[weights][2].items())
+    with pytest.raises(ValueError, match="optimizer: expected one made over this model"):
+        train(1, callbacks=[Checkpoint(path, optimizer=Adam(classifier()))])
+    with pytest.raises(TypeError, match="optimizer: expected one of SGD, RMSprop, Adam, AdamW, got str"):
+        train(1, callbacks=[Checkpoint(path, optimizer="adam")])
+    with pytest.raises(TypeError, match="save_best_only: expected True or False"):
+        Checkpoint(path, save_best_only=1)
+
+
 def test_learning_rates():
     _, history = train(3, lr=lambda epoch: 0.1 / 2**epoch)
     assert history.history["lr"] == [0.1, 0.05, 0.025] and history.optimizer.lr == 0.025

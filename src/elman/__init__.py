@@ -20,7 +20,7 @@ from .losses import (
 )
 from .optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 from .pooling import Pooling
-from .saving import load, read_params, save, save_params
+from .saving import load, load_checkpoint, read_params, save, save_checkpoint, save_params
 from .sequential import Sequential
 from .tdnn import TDNN
 from .training import History
@@ -58,6 +58,7 @@ __all__ = [
     "initialize",
     "initializers",
     "load",
+    "load_checkpoint",
     "losses",
     "mean_absolute_error",
     "mean_squared_error",
@@ -65,6 +66,7 @@ __all__ = [
     "read_params",
     "reference",
     "save",
+    "save_checkpoint",
     "save_params",
     "schedules",
     "set_num_threads",
