@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from helpers import mutant
 
-from elman import GRU, LSTM, RNN, TDNN, Activation, Dense, Dropout, Embedding, Pooling
+from elman import (
+    GRU,
+    LSTM,
+    RNN,
+    TDNN,
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    Pooling,
+    log_softmax,
+    softmax,
+)
 
 LENGTHS = [5, 0, 3, 1]
 RTOL = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-13}
@@ -302,6 +314,36 @@ def test_activation_against_numpy(kind):
     assert np.isnan(Activation(kind)(np.array([np.nan], np.float32))).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_softmax_against_pytorch(dtype, axis):
+    torch = pytest.importorskip("torch")
+    x = 10 * draw(4, 5, 3, dtype=dtype)
+    x[0, 0, 0], x[1, 1, 1], x[2] = -np.inf, np.nan, 1e4 * x[2]
+    for ours, theirs in ((softmax, torch.softmax), (log_softmax, torch.log_softmax)):
+        y, expected = ours(x, axis), theirs(torch.tensor(x, dtype=torch.float64), axis).numpy()
+        assert y.dtype == dtype and np.isnan(y).sum() == x.shape[axis]
+        np.testing.assert_allclose(y, expected, rtol=2e-7 if dtype == np.float32 else 1e-14)
+
+
+def test_softmax_by_hand():
+    x = np.log([[1.0, 2.0, 5.0]])
+    before = x.copy()
+    np.testing.assert_allclose(softmax(x), [[1 / 8, 2 / 8, 5 / 8]], rtol=1e-15)
+    np.testing.assert_allclose(softmax(x + 700), softmax(x), rtol=1e-12)
+    np.testing.assert_allclose(log_softmax(x), [[-np.log(8), -np.log(4), np.log(5 / 8)]], rtol=1e-15)
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_array_equal(softmax(x.T, 0), softmax(x).T)
+    np.testing.assert_array_equal(softmax([1000, 0, 1000]), [0.5, 0, 0.5])
+    np.testing.assert_array_equal(log_softmax([0, -1000]), [0, -1000])  # the probability itself is 0
+    assert softmax([1, 2]).dtype == np.float64 and softmax(np.zeros((0, 3))).shape == (0, 3)
+    assert softmax(np.zeros((3, 0), np.float32)).shape == (3, 0)
+    np.testing.assert_array_equal(softmax([-np.inf, 0, -np.inf]), [0, 1, 0])
+    assert np.isnan(softmax([-np.inf, -np.inf])).all() and np.isnan(softmax([np.inf, 0])).all()
+    huge = np.array([3e38, -3e38], np.float32)
+    np.testing.assert_array_equal(softmax(huge), [1, 0])
+
+
 @pytest.mark.parametrize(
     "make, error, words",
     [
@@ -333,6 +375,11 @@ def test_activation_against_numpy(kind):
         (lambda: Pooling("max")(np.zeros((3, 2, 2), np.float16)), TypeError, "x: expected float32 or float64"),
         (lambda: Dropout(0.5).forward(np.zeros(3), rng=-1), ValueError, "rng"),
         (lambda: Activation("relu")(["a"]), TypeError, "x: "),
+        (lambda: softmax(1.0), ValueError, r"x: expected at least one axis, got shape \(\)"),
+        (lambda: softmax([1.0], 1), ValueError, "axis: expected -1 to 0, got 1"),
+        (lambda: softmax([1.0], 0.0), TypeError, "axis: expected an integer"),
+        (lambda: log_softmax(np.zeros(3, np.float16)), TypeError, "x: expected float32 or float64, got float16"),
+        (lambda: log_softmax([[1.0], [1.0, 2.0]]), ValueError, "x: expected an array, got list"),
     ],
 )
 def test_errors(make, error, words):

@@ -3,7 +3,7 @@
 from . import diagnostics, functional, initializers, losses, metrics, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
-from .activation import Activation
+from .activation import Activation, log_softmax, softmax
 from .callbacks import Callback, Checkpoint, EarlyStopping
 from .dense import Dense
 from .dropout import Dropout
@@ -59,6 +59,7 @@ __all__ = [
     "initializers",
     "load",
     "load_checkpoint",
+    "log_softmax",
     "losses",
     "mean_absolute_error",
     "mean_squared_error",
@@ -71,6 +72,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "softmax",
     "softmax_cross_entropy",
     "threads",
 ]

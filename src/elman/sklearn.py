@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
+from .activation import softmax
 from .callbacks import EarlyStopping
 from .dense import Dense
 from .dropout import Dropout
@@ -318,9 +319,7 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
 
     def predict_proba(self, X: Data) -> np.ndarray:
         """(N, C) probabilities, in the order of `classes_`."""
-        logits = self._predicted(X).astype(np.float64)
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (p / p.sum(axis=1, keepdims=True)).astype(self.model_.dtype)
+        return softmax(self._predicted(X))
 
     def _labels(self, X, y):
         y = column_or_1d(y, warn=True)
