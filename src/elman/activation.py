@@ -54,8 +54,8 @@ def _shifted(x: ArrayLike, axis: int) -> tuple[np.ndarray, np.dtype]:
 class Activation:
     """A nonlinearity of every entry: "relu" is max(x, 0), "tanh", "sigmoid" is 1 / (1 + exp(-x)).
 
-    The loss functions take logits: no activation goes before `softmax_cross_entropy` and `binary_cross_entropy`. For the
-    probabilities of classes see `softmax` and `Sequential.predict_proba`.
+    The loss functions take logits: no activation goes before `softmax_cross_entropy` and `binary_cross_entropy`.
+    Probabilities of classes come from `softmax` and `Sequential.predict_proba`.
 
     >>> model = Sequential([Dense(8, 32), Activation("relu"), Dense(32, 1)])
     """

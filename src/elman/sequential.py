@@ -75,9 +75,7 @@ class Sequential(Parametrised):
             if not (callable(layer) and hasattr(layer, "forward") and hasattr(layer, "backward")):
                 raise TypeError(f"layers[{i}]: expected a layer, got {check._kind(layer)}")
             if isinstance(layer, Sequential):
-                raise TypeError(
-                    f"layers[{i}]: expected a layer or a Sequential, got a subclass: {type(layer).__name__}"
-                )
+                raise TypeError(f"layers[{i}]: expected a layer, got a subclass of Sequential: {type(layer).__name__}")
             if hasattr(layer, "params") and not isinstance(layer, Parametrised):
                 raise TypeError(f"layers[{i}]: expected a layer of elman, or one without params, got {layer!r}")
             if any(layer is other for other in layers[:i]):
