@@ -35,11 +35,6 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
     return rows.astype(np.float32), digits.target[order]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return p / p.sum(axis=-1, keepdims=True)
-
-
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description="SimpleRNN(64, relu) and LSTM(64, relu) with a softmax output")
     parser.add_argument("--quick", action="store_true", help="fewer epochs, in a second")
@@ -64,7 +59,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             verbose=0,
         )
         seconds = time.perf_counter() - start
-        p = softmax(model.predict(x[1000:]))
+        p = model.predict_proba(x[1000:])
         results[name] = float((p.argmax(axis=-1) == y[1000:]).mean())
         print(f"{name:20} {results[name]:.1%} of {len(p)} others are right, trained in {seconds:.1f} s", end="; ")
         print(f"the first is a {y[1000]}, taken for a {p[0].argmax()} with probability {p[0].max():.3f}")

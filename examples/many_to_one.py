@@ -46,12 +46,12 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         seed=0,
         verbose=0,
     )
-    accuracy = model.evaluate(x[cut:], y[cut:], loss="softmax_cross_entropy", metrics=["accuracy"])["accuracy"]
+    accuracy = model.evaluate(x[cut:], y[cut:], metrics=["accuracy"])["accuracy"]
     seconds = time.perf_counter() - start
 
     print(f"{accuracy:.1%} of {len(x) - cut} digits that it has not seen are right ({seconds:.1f} s)")
-    for digit, logits in list(zip(y[cut:], model.predict(x[cut:])))[:5]:
-        print(f"  a {digit}: taken for a {logits.argmax()}")
+    for digit, p in list(zip(y[cut:], model.predict_proba(x[cut:])))[:5]:
+        print(f"  a {digit}: taken for a {p.argmax()} with probability {p.max():.3f}")
     return {"accuracy": accuracy}
 
 

@@ -49,8 +49,7 @@ def generate(model: elman.Sequential, first: str, rng: np.random.Generator, temp
     name, state = first, model.zero_state(1)
     while name[-1] != LETTERS[0] and len(name) < 30:
         logits = model.step(np.array([LETTERS.index(name[-1])]), state)[0].astype(np.float64)
-        p = np.exp((logits - logits.max()) / temperature)
-        name += LETTERS[rng.choice(len(p), p=p / p.sum())]
+        name += LETTERS[rng.choice(len(LETTERS), p=elman.softmax(logits / temperature))]
     return name.rstrip()
 
 
@@ -68,7 +67,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     x_test, y_test = [name[:-1] for name in test], [name[1:] for name in test]
     adam, epochs = elman.Adam(model, lr=1e-2 if quick else 3e-3), 4 if quick else 20
     model.fit(x, y, loss="softmax_cross_entropy", optimizer=adam, epochs=epochs, seed=0, verbose=0)
-    found = model.evaluate(x_test, y_test, loss="softmax_cross_entropy", metrics=["perplexity"])["perplexity"]
+    found = model.evaluate(x_test, y_test, metrics=["perplexity"])["perplexity"]
 
     bigram, rng = bigram_perplexity(training, test), np.random.default_rng(0)
     print(f"{len(training)} names; perplexity of {len(test)} others: {found:.2f}, of letter pairs {bigram:.2f}")

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from helpers import mutant
 
-from elman import TDNN, Activation, Dense, Dropout, Embedding, Pooling
+from elman import (
+    GRU,
+    LSTM,
+    RNN,
+    TDNN,
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    Pooling,
+    log_softmax,
+    softmax,
+)
 
 LENGTHS = [5, 0, 3, 1]
 RTOL = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-13}
@@ -59,6 +71,8 @@ def layers():
         (Dropout(0.4), draw(5, 4, 2), {"rng": 3}),
         *((Pooling(mode), draw(5, 4, 2), {"lengths": LENGTHS}) for mode in ("last", "mean", "max")),
         *((Pooling(mode), draw(5, 2), {}) for mode in ("last", "mean", "max")),
+        *((Pooling(mode, bidirectional=True), draw(5, 4, 6), {"lengths": LENGTHS}) for mode in ("last", "mean", "max")),
+        (Pooling("last", bidirectional=True), draw(5, 2), {}),
     ]
 
 
@@ -85,6 +99,7 @@ def test_gradients_by_central_differences(layer, x, options):
         (TDNN, "outer(rows, self._seen(padded, k, T))", "outer(rows, self._seen(padded, 0, T))"),
         (Pooling, "np.maximum(n, 1).astype(dtype)", "np.maximum(n, 2).astype(dtype)"),
         (Pooling, "np.maximum(n - 1, 0)[:, None]", "np.maximum(n - 1, 1)[:, None]"),
+        (Pooling, "dy = np.where(n[:, None] == 0, dtype.type(0), dy)", "pass"),
     ],
 )
 def test_a_planted_bug_is_revealed(cls, right, wrong):
@@ -192,7 +207,13 @@ def test_embedding_sums_do_not_drift_and_start_as_pytorchs():
 
 
 @pytest.mark.parametrize(
-    "layer", [TDNN(2, 3, 3, 2, False, dtype="f8", seed=0), *map(Pooling, ("last", "mean", "max"))], ids=repr
+    "layer",
+    [
+        TDNN(2, 3, 3, 2, False, dtype="f8", seed=0),
+        *map(Pooling, ("last", "mean", "max")),
+        Pooling("last", bidirectional=True),
+    ],
+    ids=repr,
 )
 def test_a_sequence_gives_the_same_in_any_batch(layer):
     check_alone_and_in_a_batch(layer)
@@ -230,6 +251,44 @@ def test_pooling_by_hand():
         np.testing.assert_array_equal(got[:, 0, 0], dx)
 
 
+def test_pooling_of_both_directions_by_hand():
+    x = np.arange(24.0).reshape(3, 2, 4)  # x[t, b] = 8 t + 4 b + (0, 1 | 2, 3)
+    layer = Pooling("last", bidirectional=True)
+    y, tape = layer.forward(x, lengths=[2, 3])
+    np.testing.assert_array_equal(y, [[8, 9, 2, 3], [20, 21, 6, 7]])
+    np.testing.assert_array_equal(layer(x, lengths=[0, 1]), [[0, 0, 0, 0], [4, 5, 6, 7]])
+    dx, _ = layer.backward(tape, [[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    np.testing.assert_array_equal(dx[:, 0], [[0, 0, 3, 4], [1, 2, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(dx[:, 1], [[0, 0, 7, 8], [0, 0, 0, 0], [5, 6, 0, 0]])
+
+
+@pytest.mark.parametrize("cell", [RNN, LSTM, GRU])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_pooling_of_both_directions_is_the_final_state(cell, num_layers):
+    """Of the layer itself, and PyTorch's h_n, forward and backward."""
+    torch = pytest.importorskip("torch")
+    layer = cell(3, 4, num_layers, bidirectional=True, dtype="f8", seed=0)
+    pooling, x, n = Pooling("last", bidirectional=True), draw(5, 3, 3), [3, 5, 1]
+    y, state, tape = layer.forward(x, lengths=n)
+    pooled, pooled_tape = pooling.forward(y, lengths=n)
+    h = state[0] if cell is LSTM else state
+    np.testing.assert_array_equal(pooled, np.concatenate([h[-2], h[-1]], axis=1))
+    dpooled = draw(3, 8, seed=1)
+    dx, _, grads = layer.backward(tape, pooling.backward(pooled_tape, dpooled)[0])
+
+    theirs = getattr(torch.nn, cell.__name__)(3, 4, num_layers, bidirectional=True, dtype=torch.float64)
+    theirs.load_state_dict({name: torch.tensor(w) for name, w in layer.params.items()})
+    tx = torch.tensor(x, requires_grad=True)
+    _, h_n = theirs(torch.nn.utils.rnn.pack_padded_sequence(tx, n, enforce_sorted=False))
+    h_n = h_n[0] if cell is LSTM else h_n
+    expected = torch.cat((h_n[-2], h_n[-1]), 1)
+    expected.backward(torch.tensor(dpooled))
+    pairs = [(pooled, expected.detach()), (dx, tx.grad)] + [(grads[k], w.grad) for k, w in theirs.named_parameters()]
+    assert len(pairs) == 2 + 8 * num_layers
+    for got, wanted in pairs:
+        np.testing.assert_allclose(got, wanted.numpy(), rtol=0, atol=1e-13)
+
+
 def test_dropout_scales_draws_and_repeats():
     layer, x = Dropout(0.25, seed=1), np.ones((100, 100), np.float32)
     y, _ = layer.forward(x, rng=7)
@@ -255,6 +314,36 @@ def test_activation_against_numpy(kind):
     assert np.isnan(Activation(kind)(np.array([np.nan], np.float32))).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_softmax_against_pytorch(dtype, axis):
+    torch = pytest.importorskip("torch")
+    x = 10 * draw(4, 5, 3, dtype=dtype)
+    x[0, 0, 0], x[1, 1, 1], x[2] = -np.inf, np.nan, 1e4 * x[2]
+    for ours, theirs in ((softmax, torch.softmax), (log_softmax, torch.log_softmax)):
+        y, expected = ours(x, axis), theirs(torch.tensor(x, dtype=torch.float64), axis).numpy()
+        assert y.dtype == dtype and np.isnan(y).sum() == x.shape[axis]
+        np.testing.assert_allclose(y, expected, rtol=2e-7 if dtype == np.float32 else 1e-14)
+
+
+def test_softmax_by_hand():
+    x = np.log([[1.0, 2.0, 5.0]])
+    before = x.copy()
+    np.testing.assert_allclose(softmax(x), [[1 / 8, 2 / 8, 5 / 8]], rtol=1e-15)
+    np.testing.assert_allclose(softmax(x + 700), softmax(x), rtol=1e-12)
+    np.testing.assert_allclose(log_softmax(x), [[-np.log(8), -np.log(4), np.log(5 / 8)]], rtol=1e-15)
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_array_equal(softmax(x.T, 0), softmax(x).T)
+    np.testing.assert_array_equal(softmax([1000, 0, 1000]), [0.5, 0, 0.5])
+    np.testing.assert_array_equal(log_softmax([0, -1000]), [0, -1000])  # the probability itself is 0
+    assert softmax([1, 2]).dtype == np.float64 and softmax(np.zeros((0, 3))).shape == (0, 3)
+    assert softmax(np.zeros((3, 0), np.float32)).shape == (3, 0)
+    np.testing.assert_array_equal(softmax([-np.inf, 0, -np.inf]), [0, 1, 0])
+    assert np.isnan(softmax([-np.inf, -np.inf])).all() and np.isnan(softmax([np.inf, 0])).all()
+    huge = np.array([3e38, -3e38], np.float32)
+    np.testing.assert_array_equal(softmax(huge), [1, 0])
+
+
 @pytest.mark.parametrize(
     "make, error, words",
     [
@@ -268,6 +357,7 @@ def test_activation_against_numpy(kind):
         (lambda: Dropout(1.1), ValueError, "p: expected 0 to 1"),
         (lambda: Dropout("x"), TypeError, "p: "),
         (lambda: Pooling("min"), ValueError, "mode: expected one of 'last', 'mean', 'max'"),
+        (lambda: Pooling("last", bidirectional=1), TypeError, "bidirectional: expected True or False"),
         (lambda: Activation(None), ValueError, "kind"),
         (lambda: Embedding(2, 2)([[0, 2]]), ValueError, r"x: expected 0 to 1, got 2 at \(0, 1\)"),
         (lambda: Embedding(2, 2)([-1]), ValueError, "x: expected 0 to 1, got -1"),
@@ -281,9 +371,15 @@ def test_activation_against_numpy(kind):
         (lambda: Pooling("max")(np.zeros((3, 2, 2)), lengths=[1.0, 0.0]), TypeError, "lengths: "),
         (lambda: Pooling("max")(np.zeros((3, 2)), lengths=[1, 2]), TypeError, "lengths: "),
         (lambda: Pooling("max")(np.zeros(3)), ValueError, "x: "),
+        (lambda: Pooling("last", bidirectional=True)(np.zeros((4, 3))), ValueError, "x: expected an even .* got 3"),
         (lambda: Pooling("max")(np.zeros((3, 2, 2), np.float16)), TypeError, "x: expected float32 or float64"),
         (lambda: Dropout(0.5).forward(np.zeros(3), rng=-1), ValueError, "rng"),
         (lambda: Activation("relu")(["a"]), TypeError, "x: "),
+        (lambda: softmax(1.0), ValueError, r"x: expected at least one axis, got shape \(\)"),
+        (lambda: softmax([1.0], 1), ValueError, "axis: expected -1 to 0, got 1"),
+        (lambda: softmax([1.0], 0.0), TypeError, "axis: expected an integer"),
+        (lambda: log_softmax(np.zeros(3, np.float16)), TypeError, "x: expected float32 or float64, got float16"),
+        (lambda: log_softmax([[1.0], [1.0, 2.0]]), ValueError, "x: expected an array, got list"),
     ],
 )
 def test_errors(make, error, words):

@@ -19,8 +19,8 @@ from helpers import CELLS, assert_same, problem
 from processes import output_of
 
 import elman
-from elman import _kernels, reference
 from elman import functional as F
+from elman import reference
 
 DTYPES = ("float32", "float64")
 FUNCTIONS = ("exp", "sigmoid", "tanh")
@@ -31,17 +31,6 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 @pytest.fixture(params=DTYPES)
 def dtype(request):
     return np.dtype(request.param)
-
-
-@pytest.fixture(params=["c", "avx2", "avx512", "neon"])
-def isa(request):
-    """Every instruction set in turn, for this test alone."""
-    if request.param not in _kernels.isa_usable():
-        pytest.skip(f"{request.param} is not usable on this machine")
-    before = _kernels.isa()
-    _kernels.select_isa(request.param)
-    yield request.param
-    _kernels.select_isa(before)
 
 
 def libm():

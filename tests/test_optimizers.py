@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import elman
-from elman import _kernels
 from elman._parameters import Parametrised
 from elman.dense import Dense
 from elman.optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
@@ -36,17 +35,6 @@ RULES = {
     "AdamW-options": (AdamW, {"lr": 0.02, "betas": (0.5, 0.9), "eps": 1e-5, "weight_decay": 0.3}),
 }
 every_rule = pytest.mark.parametrize("rule", RULES)
-
-
-@pytest.fixture(params=["c", "avx2", "avx512", "neon"])
-def isa(request):
-    """Every instruction set in turn, for this test alone."""
-    if request.param not in _kernels.isa_usable():
-        pytest.skip(f"{request.param} is not usable on this machine")
-    before = _kernels.isa()
-    _kernels.select_isa(request.param)
-    yield request.param
-    _kernels.select_isa(before)
 
 
 def numpy_step(rule, o, t, w, g, moments):

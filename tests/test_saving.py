@@ -123,6 +123,19 @@ def test_arguments_that_came_later_have_their_default_in_older_files(path, monke
     assert elman.load(path).nonlinearity == "tanh" and elman.load(path).backend == "reference"
 
 
+def test_pooling_knows_its_directions_and_older_files_have_one(path):
+    model = elman.Sequential([elman.Dense(2, 4, seed=0), elman.Pooling("last", bidirectional=True)])
+    elman.save(path, model)
+    assert repr(elman.load(path)) == repr(model)
+    raw = path.read_bytes()
+    header, data = taken_apart(raw)
+    text = header["__metadata__"]["elman"].replace(',"bidirectional":true', "")
+    assert text != header["__metadata__"]["elman"]
+    header["__metadata__"]["elman"] = text
+    path.write_bytes(packed(header, data))
+    assert repr(elman.load(path)[1]) == "Pooling('last')"
+
+
 # -------------------------------------------------------------------------------------------------- models of layers
 
 
@@ -590,9 +603,10 @@ DESCRIPTIONS = {
     "a list": (described(lambda d: "[1]"), r"description: expected version and model, got \[1\]"),
     "no version": (described(lambda d: d.pop("version") and None), "description: expected version and model"),
     "more": (described(lambda d: d.update(more=1)), "description: expected version and model"),
-    "version 2": (described(lambda d: d.update(version=2)), "expected format version 1, got 2"),
-    "version true": (described(lambda d: d.update(version=True)), "expected format version 1, got True"),
-    "version text": (described(lambda d: d.update(version="1")), "expected format version 1, got '1'"),
+    "version 2": (described(lambda d: d.update(version=2)), "description: expected version and model and optimizer"),
+    "version 3": (described(lambda d: d.update(version=3)), "expected format version 1 or 2, got 3"),
+    "version true": (described(lambda d: d.update(version=True)), "expected format version 1 or 2, got True"),
+    "version text": (described(lambda d: d.update(version="1")), "expected format version 1 or 2, got '1'"),
     "model null": (model(None), "model: expected class and arguments, got None"),
     "model a number": (model(3), "model: expected class and arguments, got 3"),
     "model a list": (model([]), r"model: expected class and arguments, got \[\]"),
@@ -664,6 +678,215 @@ def test_nothing_large_is_allocated(path, name):
     finally:
         tracemalloc.stop()
     assert peak < 1_000_000
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints of training
+
+
+OPTIMIZERS = {
+    "SGD": lambda m: elman.SGD(m, lr=0.1),
+    "SGD-momentum": lambda m: elman.SGD(m, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "RMSprop": lambda m: elman.RMSprop(m, lr=0.003, momentum=0.5, centered=True),
+    "RMSprop-plain": lambda m: elman.RMSprop(m, alpha=0.9, eps=1e-7),
+    "Adam": lambda m: elman.Adam(m, lr=1 / 3, betas=(0.8, 0.99), eps=1e-7, weight_decay=0.1),
+    "AdamW": lambda m: elman.AdamW(m, lr=0.01),
+}
+
+
+def trained(name="Adam", dtype="f4"):
+    """A model of 46 weights and its optimiser, which has done three steps."""
+    model = elman.Sequential([elman.RNN(3, 4, dtype=dtype, seed=1), elman.Dense(4, 2, dtype=dtype, seed=2)])
+    optimizer = OPTIMIZERS[name](model)
+    for seed in range(3):
+        optimizer.step(some_grads(model, seed))
+    return model, optimizer
+
+
+def some_grads(model, seed):
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(w.shape).astype(w.dtype) for name, w in model.params.items()}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_checkpoint_goes_on_with_the_same_bits(path, name, dtype):
+    model, optimizer = trained(name, dtype)
+    elman.save_checkpoint(path, model, optimizer, 7)
+    first = path.read_bytes()
+    other, other_optimizer, epoch = elman.load_checkpoint(path)
+    assert epoch == 7 and repr(other) == repr(model) and repr(other_optimizer) == repr(optimizer)
+    assert type(other_optimizer) is type(optimizer) and other_optimizer._layers == (other,)
+    elman.save_checkpoint(path, other, other_optimizer, epoch)
+    assert path.read_bytes() == first
+    for seed in (3, 4):
+        for m, o in ((model, optimizer), (other, other_optimizer)):
+            o.step(some_grads(m, seed))
+    assert all(np.array_equal(w, other.params[k]) for k, w in model.params.items())
+
+
+def test_without_its_moments_the_way_is_another(path):
+    model, optimizer = trained()
+    elman.save_checkpoint(path, model, optimizer, 0)
+    fresh = elman.load(path)  # the model alone, from the same file
+    assert all(np.array_equal(w, fresh.params[k]) for k, w in model.params.items())
+    OPTIMIZERS["Adam"](fresh).step(some_grads(fresh, 3))
+    optimizer.step(some_grads(model, 3))
+    assert not any(np.array_equal(w, fresh.params[k]) for k, w in model.params.items())
+
+
+def test_a_layer_alone_can_be_a_checkpoint_and_others_read_it(path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    model = elman.Dense(2, 1, seed=0)
+    optimizer = elman.Adam(model)
+    optimizer.step(some_grads(model, 0))
+    elman.save_checkpoint(path, model, optimizer, 1)
+    assert elman.load_checkpoint(path)[1].state_dict().keys() == optimizer.state_dict().keys()
+    theirs = numpy.load_file(path)
+    moments = [f"optimizer.0.{name}.{moment}" for name in model.params for moment in ("exp_avg", "exp_avg_sq")]
+    assert sorted(theirs) == sorted([*model.params, *moments])
+    np.testing.assert_array_equal(theirs["optimizer.0.bias.exp_avg"], optimizer.state_dict()["0.bias.exp_avg"])
+
+
+class Descended(elman.Adam):
+    pass
+
+
+def test_what_is_no_checkpoint_is_not_written(path):
+    model, optimizer = trained()
+    for arguments, error, words in (
+        ((model, Descended(model), 0), TypeError, "optimizer: expected one of SGD, .*got Descended"),
+        ((model, "adam", 0), TypeError, "optimizer: expected one of SGD, .*got str"),
+        ((copy.deepcopy(model), optimizer, 0), ValueError, "optimizer: expected one made over this model"),
+        ((model, elman.Adam([*model.layers]), 0), ValueError, "optimizer: expected one made over this model"),
+        ((model, optimizer, -1), ValueError, "epoch: expected 0 to"),
+        ((model, optimizer, 1.0), TypeError, "epoch: expected an integer"),
+    ):
+        with pytest.raises(error, match=words):
+            elman.save_checkpoint(path, *arguments)
+    assert not path.exists()
+    elman.save(path, model)
+    refused(path, "expected a file of elman.save_checkpoint, got one of elman.save", elman.load_checkpoint)
+
+
+def checkpoint(change=lambda d: None, header_change=lambda h: None):
+    """The file of a small training whose description or header was changed."""
+
+    def made(path):
+        elman.save_checkpoint(path, *trained(), 7)
+        header, data = taken_apart(path.read_bytes())
+        description = json.loads(header["__metadata__"]["elman"])
+        change(description)
+        header["__metadata__"]["elman"] = json.dumps(description)
+        header_change(header)
+        return packed(header, data)
+
+    return made
+
+
+def of_optimizer(**changes):
+    return checkpoint(lambda d: d["optimizer"].update(changes))
+
+
+def of_options(**changes):
+    return checkpoint(lambda d: d["optimizer"]["options"].update(changes))
+
+
+def moment(value):
+    def made(path):
+        elman.save_checkpoint(path, *trained(), 7)
+        raw = bytearray(path.read_bytes())
+        raw[-4:] = struct.pack("<f", value)  # the last one's exp_avg_sq
+        return bytes(raw)
+
+    return made
+
+
+DEEP = json.loads("[" * 400 + "]" * 400)
+CHECKPOINTS = {
+    "version 1": (checkpoint(lambda d: d.update(version=1)), "description: expected version and model, got"),
+    "version 3": (checkpoint(lambda d: d.update(version=3)), "expected format version 1 or 2, got 3"),
+    "no epoch": (checkpoint(lambda d: d.pop("epoch")), "description: expected version and model and optimizer and ep"),
+    "no optimizer": (checkpoint(lambda d: d.pop("optimizer")), "description: expected version and model and optimizer"),
+    "epoch negative": (checkpoint(lambda d: d.update(epoch=-1)), "epoch: expected a whole number .* got -1"),
+    "epoch true": (checkpoint(lambda d: d.update(epoch=True)), "epoch: expected a whole number .* got True"),
+    "epoch deep": (checkpoint(lambda d: d.update(epoch=DEEP)), "epoch: expected a whole number"),
+    "optimizer null": (checkpoint(lambda d: d.update(optimizer=None)), "optimizer: expected class, options and step"),
+    "more": (of_optimizer(more=1), "optimizer: expected class, options and step"),
+    "class of Python": (of_optimizer(**{"class": "os.system"}), "optimizer: class: expected one of SGD, .*'os.system'"),
+    "class of elman": (of_optimizer(**{"class": "Optimizer"}), "optimizer: class: expected one of SGD"),
+    "class no string": (of_optimizer(**{"class": ["Adam"]}), "optimizer: class: expected one of SGD"),
+    "another class": (of_optimizer(**{"class": "SGD"}), "SGD: expected the options lr, momentum, nesterov, weight_dec"),
+    "options a list": (of_optimizer(options=[1]), r"Adam: expected the options betas, .* got \[1\]"),
+    "options short": (of_optimizer(options={"lr": 1}), "Adam: expected the options betas"),
+    "options layers": (of_options(layers=[]), "Adam: expected the options betas"),
+    "lr negative": (of_options(lr=-1), "Adam: lr: expected at least 0 and finite, got -1"),
+    "lr text": (of_options(lr="1"), "Adam: lr: expected a number, got '1'"),
+    "lr true": (of_options(lr=True), "Adam: lr: expected a number, got True"),
+    "lr null": (of_options(lr=None), "Adam: lr: expected a number, got None"),
+    "lr deep": (of_options(lr=DEEP), "Adam: lr: expected a number"),
+    "lr many": (of_options(lr=[1.0]), "Adam: lr: expected a number"),
+    "betas one": (of_options(betas=[0.9]), "Adam: betas: expected two numbers"),
+    "betas a number": (of_options(betas=0.9), "Adam: betas: expected two numbers"),
+    "betas 1": (of_options(betas=[0.9, 1]), "Adam: betas: expected at least 0 and below 1"),
+    "betas deep": (of_options(betas=[0.9, DEEP]), "Adam: betas: expected a number"),
+    "step negative": (of_optimizer(step=-1), "Adam: state: step: expected 0 to"),
+    "step float": (of_optimizer(step=1.5), "Adam: state: step: expected an integer, got 1.5"),
+    "step true": (of_optimizer(step=True), "Adam: state: step: expected an integer, got True"),
+    "step deep": (of_optimizer(step=DEEP), "Adam: step: expected a number"),
+    "step huge": (of_optimizer(step=2**62 + 1), "Adam: state: step: expected 0 to"),
+    "a moment missing": (
+        checkpoint(header_change=lambda h: h.update(other=h.pop("optimizer.0.1.bias.exp_avg"))),
+        "expected exactly the weights of the layer it describes, got unexpected 'other'",
+    ),
+    "a moment renamed": (
+        checkpoint(header_change=lambda h: h.update({"optimizer.x": h.pop("optimizer.0.1.bias.exp_avg")})),
+        "expected exactly the moments of the optimiser it describes, got no optimizer.0.1.bias.exp_avg, unexp",
+    ),
+    "a weight renamed": (
+        checkpoint(header_change=lambda h: h.update({"optimizer.y": h.pop("1.bias")})),
+        "expected exactly the weights of the layer it describes, got no 1.bias",
+    ),
+    "a shape": (
+        checkpoint(header_change=lambda h: h["optimizer.0.1.bias.exp_avg"].update(shape=[1, 2])),
+        "optimizer.0.1.bias.exp_avg: expected float32",
+    ),
+    "an integer": (
+        checkpoint(header_change=lambda h: h["optimizer.0.1.bias.exp_avg"].update(dtype="I32")),
+        "expected F32 or F64, got i",
+    ),
+    "moments for weights": (
+        checkpoint(lambda d: d["model"]["arguments"]["layers"][0]["arguments"].update(hidden_size=9, input_size=9)),
+        "RNN: hidden_size=9, input_size=9, num_layers=1: needs more weights than the file holds",
+    ),
+    "NaN": (moment(math.nan), "Adam: state: 0.1.bias.exp_avg_sq: expected finite values"),
+    "infinity": (moment(math.inf), "Adam: state: 0.1.bias.exp_avg_sq: expected finite values"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_that_lies(path, name):
+    make, words = CHECKPOINTS[name]
+    path.write_bytes(make(path))
+    refused(path, words, elman.load_checkpoint)
+
+
+def test_a_checkpoint_cut_anywhere(path):
+    elman.save_checkpoint(path, *trained(), 7)
+    raw = path.read_bytes()
+    for n in (*range(0, len(raw), 31), len(raw) - 1):
+        path.write_bytes(raw[:n])
+        refused(path, "expected", elman.load_checkpoint)
+    path.write_bytes(raw)
+    assert elman.load_checkpoint(path)[2] == 7
+
+
+def test_a_negative_mean_square_is_refused_by_the_step(path):
+    path.write_bytes(moment(-1.0)(path))
+    model, optimizer, _ = elman.load_checkpoint(path)
+    before = dict(model.params)
+    with pytest.raises(ValueError, match="1.bias: this step would make a weight or a moment infinite or NaN"):
+        optimizer.step({name: np.zeros_like(w) for name, w in model.params.items()})
+    assert all(np.array_equal(w, before[name]) for name, w in model.params.items())
 
 
 A_LAYER = {"class": "Dense", "arguments": {"in_features": 1, "out_features": 1, "bias": True, "dtype": "float32"}}
@@ -749,6 +972,22 @@ def test_fuzz(path):
             x = np.ones((2, 2, getattr(layer, "input_size", getattr(layer, "in_features", None))), layer.dtype)
             assert np.isfinite(output(layer, x)).all() or np.abs(list(layer.params.values())[0]).max() > 1e30, (name, i)
     assert 50 < loaded < 2500  # a flipped bit of a weight makes a sound file; most damage does not
+
+
+def test_fuzz_of_checkpoints(path):
+    elman.save_checkpoint(path, *trained(), 7)
+    raw, rng, loaded = path.read_bytes(), np.random.default_rng(5), 0
+    for i in range(2 * MUTATIONS):
+        path.write_bytes(mutated(raw, rng))
+        try:
+            model, optimizer, epoch = elman.load_checkpoint(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: "), i
+            continue
+        loaded += 1
+        assert epoch >= 0 and all(np.isfinite(a).all() for a in optimizer.state_dict().values()), i
+        assert optimizer._layers == (model,), i
+    assert 10 < loaded < MUTATIONS
 
 
 def test_no_other_package_is_needed(path):

@@ -230,6 +230,32 @@ def test_copies(model, x):
         model.layers = ()
 
 
+def test_a_model_within_a_model_stands_for_its_layers(tmp_path):
+    whole = tagger("f4")
+    inner = Sequential([whole[2], Sequential([whole[3], whole[4]])])
+    model = Sequential([whole[0], whole[1], inner, Sequential([*whole.layers[5:]])])
+    assert model.layers == whole.layers and list(model.params) == list(whole.params) and repr(model) == repr(whole)
+    x = draw(6, 4, 3, dtype=np.float32)
+    y, tape = model.forward(x, lengths=LENGTHS, rng=1)
+    np.testing.assert_array_equal(y, whole.forward(x, lengths=LENGTHS, rng=1)[0])
+    Adam(model, lr=0.1).step(model.backward(tape, np.ones_like(y))[1])
+    np.testing.assert_array_equal(inner.params["0.weight"], model.params["2.weight"])  # one layer, one weight
+    np.testing.assert_array_equal(model(x), whole(x))
+    elman.save(tmp_path / "model.safetensors", model)
+    np.testing.assert_array_equal(elman.load(tmp_path / "model.safetensors")(x), whole(x))
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.astype("f4")):
+        np.testing.assert_array_equal(other(x), whole(x))
+    stepwise = Sequential([Sequential([*stream().layers[:3]]), *stream().layers[3:]])
+    ids, state = np.array([3, 1]), stepwise.zero_state(2)
+    np.testing.assert_allclose(stepwise.step(ids, state), stream()(ids[None])[0], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"layers\[1\]: expected no layer over time behind Pooling"):
+        Sequential([Sequential([Pooling("max")]), GRU(3, 2)])
+
+
+class Other(Sequential):
+    """It might compute something else than its layers in a row."""
+
+
 X = np.zeros((5, 2, 3), np.float32)
 HEAD = Dense(3, 3)
 
@@ -241,7 +267,8 @@ HEAD = Dense(3, 3)
         (lambda: Sequential(HEAD), TypeError, "layers: expected a list of layers"),
         (lambda: Sequential([HEAD, np.tanh]), TypeError, r"layers\[1\]: expected a layer"),
         (lambda: Sequential([HEAD, HEAD]), ValueError, r"layers\[1\]: expected different layers"),
-        (lambda: Sequential([Sequential([HEAD])]), TypeError, r"layers\[0\]: .*\*model.layers"),
+        (lambda: Sequential([Sequential([HEAD]), HEAD]), ValueError, r"layers\[1\]: expected different layers"),
+        (lambda: Sequential([Other([HEAD])]), TypeError, r"layers\[0\]: .* got a subclass of Sequential: Other"),
         (lambda: Sequential([LSTM(3, 3, batch_first=True)]), ValueError, r"layers\[0\]: expected batch_first=False"),
         (lambda: Sequential([Pooling("max"), LSTM(3, 3)]), ValueError, r"layers\[1\]: expected no layer over time"),
         (lambda: Sequential([HEAD, Dense(3, 3, dtype="f8")]), TypeError, "layers: expected one dtype"),

@@ -71,8 +71,14 @@ def test_digits_read_row_by_row():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"cell": "lstm"}, {"cell": "rnn", "pooling": "mean"}, {"bidirectional": True, "pooling": "max"}],
-    ids=["gru", "lstm", "rnn-mean", "bidirectional-max"],
+    [
+        {},
+        {"cell": "lstm"},
+        {"cell": "rnn", "pooling": "mean"},
+        {"bidirectional": True, "pooling": "max"},
+        {"bidirectional": True},
+    ],
+    ids=["gru", "lstm", "rnn-mean", "bidirectional-max", "bidirectional-last"],
 )
 def test_ragged_lists_with_strings_as_classes(options):
     X, y, _ = ragged(500)
@@ -129,6 +135,9 @@ def test_the_network():
         warnings.simplefilter("error")  # of dropout that does nothing
         one = small(dropout=0.3).fit(X, y).model_
     assert repr(one) == "Sequential([GRU(3, 8), Pooling('last'), Dropout(0.3), Dense(8, 2)])"
+    both = small(bidirectional=True).fit(X, y).model_
+    pooling = "Pooling('last', bidirectional=True)"
+    assert repr(both) == f"Sequential([GRU(3, 8, bidirectional=True), {pooling}, Dense(16, 2)])"
 
 
 @pytest.mark.parametrize(
@@ -351,7 +360,7 @@ def test_checks_of_scikit_learn(estimator, expected):
         ({"hidden_size": 0}, ValueError, "hidden_size: expected"),
         ({"num_layers": "2"}, TypeError, "num_layers: expected an integer"),
         ({"pooling": "first"}, ValueError, "pooling: expected one of"),
-        ({"bidirectional": True}, ValueError, 'pooling: expected "mean" or "max" with bidirectional=True'),
+        ({"bidirectional": 1}, TypeError, "bidirectional: expected True or False"),
         ({"dropout": 2}, ValueError, "dropout: expected"),
         ({"epochs": 0}, ValueError, "epochs: expected at least 1"),
         ({"batch_size": 0.5}, TypeError, "batch_size: expected an integer"),

@@ -256,6 +256,37 @@ def test_losses_and_metrics_over_batches_are_those_over_all():
     )
 
 
+def test_evaluate_takes_metrics_alone():
+    x, y = first_decides(70)
+    model = classifier()
+    found = model.evaluate(x, y, loss="softmax_cross_entropy", metrics=["accuracy", share_of_ones])
+    del found["loss"]
+    assert model.evaluate(x, y, metrics=["accuracy", share_of_ones]) == found
+    tagger = Sequential([GRU(3, 2, seed=0)])
+    assert list(tagger.evaluate(x, [np.ones((len(a), 2), np.float32) for a in x], metrics=["mae"])) == ["mae"]
+    for wrong in ({}, {"metrics": []}, {"metrics": ()}):
+        with pytest.raises(TypeError, match="loss: expected a loss or metrics, as in fit .*got neither"):
+            model.evaluate(x, y, **wrong)
+    with pytest.raises(TypeError, match="metrics: expected a list"):
+        model.evaluate(x, y, metrics="accuracy")
+
+
+def test_probabilities_in_every_form_of_predictions():
+    x, _ = first_decides(20)
+    pooled, stepwise = classifier(), Sequential([GRU(3, 4, seed=0), Dense(4, 3, seed=1)])
+    p = pooled.predict_proba(x, batch_size=7)
+    assert p.shape == (20, 2) and p.dtype == np.float32
+    np.testing.assert_array_equal(p, elman.softmax(pooled.predict(x, batch_size=7)))
+    for a, logits in zip(stepwise.predict_proba(x), stepwise.predict(x), strict=True):
+        assert a.shape == logits.shape
+        np.testing.assert_array_equal(a, elman.softmax(logits))
+    array = stepwise.predict_proba(draw(4, 5, 3))
+    assert array.shape == (4, 5, 3)
+    np.testing.assert_allclose(array.sum(axis=-1), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="expected logits of at least 2 classes, got a model with one output"):
+        Sequential([GRU(3, 1, seed=0)]).predict_proba(x)
+
+
 def share_of_ones(prediction, target):
     return float(target.mean())
 
@@ -332,12 +363,103 @@ def test_checkpoint_keeps_the_best(tmp_path):
     assert all(np.array_equal(w, tell.told[2][2][name]) for name, w in best.params.items())
 
 
+@pytest.mark.parametrize("ragged", [True, False])
+def test_training_resumes_from_a_checkpoint_with_the_same_bits(tmp_path, ragged):
+    path = tmp_path / "last.safetensors"
+    model, history = train(5, ragged=ragged)
+    interrupted = classifier(dropout=0.2)
+    adam = Adam(interrupted, lr=0.01)
+    last = Scripted(Checkpoint(path, save_best_only=False, optimizer=adam), [1.0, 2.0, 3.0])  # no epoch is the best
+    train(3, interrupted, ragged=ragged, optimizer=adam, callbacks=[last])
+    with pytest.raises(KeyboardInterrupt):  # in the fourth epoch
+        train(5, interrupted, ragged=ragged, optimizer=adam, initial_epoch=3, loss=interrupting())
+    resumed, optimizer, epoch = elman.load_checkpoint(path)
+    assert epoch == 3 and not same(resumed, interrupted)
+    _, rest = train(5, resumed, ragged=ragged, optimizer=optimizer, initial_epoch=epoch)
+    assert same(resumed, model) and rest.epoch == [3, 4]
+    assert all(values == history.history[name][3:] for name, values in rest.history.items())
+
+
+def interrupting():
+    """A loss that is interrupted in the third step."""
+    steps = iter((True, True))
+
+    def loss(prediction, target):
+        if next(steps, False):
+            return losses.softmax_cross_entropy(prediction, target)
+        raise KeyboardInterrupt
+
+    return loss
+
+
+def test_a_checkpoint_of_the_best_and_of_the_last(tmp_path):
+    path, tell = tmp_path / "model.safetensors", Tell()
+    for options, weights in (({}, 2), ({"save_best_only": False}, 3)):
+        checkpoint = Scripted(Checkpoint(path, **options), [5.0, 3.0, 4.0])
+        train(3, callbacks=[checkpoint, tell], validation_data=first_decides(5))
+        kept = elman.load(path).params
+        assert all(np.array_equal(w, kept[name]) for name, w in tell.told[weights][2].items())
+    with pytest.raises(ValueError, match="optimizer: expected one made over this model"):
+        train(1, callbacks=[Checkpoint(path, optimizer=Adam(classifier()))])
+    with pytest.raises(TypeError, match="optimizer: expected one of SGD, RMSprop, Adam, AdamW, got str"):
+        train(1, callbacks=[Checkpoint(path, optimizer="adam")])
+    with pytest.raises(TypeError, match="save_best_only: expected True or False"):
+        Checkpoint(path, save_best_only=1)
+
+
 def test_learning_rates():
     _, history = train(3, lr=lambda epoch: 0.1 / 2**epoch)
     assert history.history["lr"] == [0.1, 0.05, 0.025] and history.optimizer.lr == 0.025
     assert train(1, lr=0.5)[1].history["lr"] == [0.5] and train(1)[1].history["lr"] == [0.01]
     still, _ = train(2, lr=0)
     assert same(still, classifier())
+
+
+class Watched(Adam):
+    """Tells the learning rate of each step."""
+
+    def step(self, grads):
+        self.rates = [*getattr(self, "rates", ()), self.lr]
+        super().step(grads)
+
+
+def test_a_schedule_by_step():
+    """90 sequences in batches of 16 are six steps."""
+    schedule = elman.schedules.LinearWarmup(elman.schedules.StepLR(0.1, 4), total_iters=5, start_factor=0)
+    model = classifier(dropout=0.2)
+    optimizer = Watched(model)
+    _, history = train(2, model, optimizer=optimizer, lr=schedule, lr_interval="step")
+    assert optimizer.rates == [schedule(i) for i in range(12)]
+    assert optimizer.rates == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, *[0.1] * 4, *[0.01] * 3])
+    assert history.history["lr"] == [optimizer.rates[5], optimizer.rates[11]] and optimizer.steps == 12
+    by_epoch = Watched(model)
+    train(2, model, optimizer=by_epoch, lr=schedule, lr_interval="epoch")
+    assert by_epoch.rates == [0] * 6 + [pytest.approx(0.02)] * 6
+    constant = Watched(model)
+    train(1, model, optimizer=constant, lr=0.5, lr_interval="step")
+    assert constant.rates == [0.5] * 6
+
+
+def test_a_schedule_by_step_goes_on_after_a_resume(tmp_path):
+    options = {"lr": elman.schedules.CosineAnnealingLR(0.05, 30), "lr_interval": "step"}
+    model, history = train(4, **options)
+    part = classifier(dropout=0.2)
+    adam = Adam(part)
+    path = tmp_path / "last.safetensors"
+    train(2, part, optimizer=adam, callbacks=[Checkpoint(path, save_best_only=False, optimizer=adam)], **options)
+    train(4, part, optimizer=adam, initial_epoch=2, **options)
+    loaded, adam, epoch = elman.load_checkpoint(path)
+    _, rest = train(4, loaded, optimizer=adam, initial_epoch=epoch, **options)
+    assert same(part, model) and same(loaded, model) and rest.history["lr"] == history.history["lr"][2:]
+
+
+def test_a_schedule_by_step_counts_the_pieces_of_tbptt():
+    model = Sequential([GRU(3, 2, seed=0)])
+    optimizer = Watched(model)
+    y = np.zeros((4, 7, 2), np.float32)
+    options = {"tbptt": 3, "lr": lambda step: 0.1 * step, "lr_interval": "step", "batch_size": 2}
+    model.fit(draw(4, 7, 3), y, loss="mean_squared_error", optimizer=optimizer, **options, **QUIET)
+    assert optimizer.rates == [0.1 * i for i in range(6)]
 
 
 def test_the_learning_rate_falls_on_a_plateau():
@@ -437,6 +559,12 @@ def test_a_loss_that_explodes_is_told_before_the_weights_change(target):
     assert same(model, before)
 
 
+def test_a_schedule_by_step_needs_an_optimizer_that_counts():
+    options = {"optimizer": Spy(), "lr": elman.schedules.StepLR(0.1, 4), "loss": "softmax_cross_entropy"}
+    with pytest.raises(TypeError, match="lr_interval: 'step' needs an optimizer with the attribute steps"):
+        classifier().fit(*first_decides(9), lr_interval="step", **options, **QUIET)
+
+
 def good(**changes):
     options = {"x": draw(8, 6, 3), "y": np.arange(8) % 2, "loss": "softmax_cross_entropy", "verbose": 0}
     return options | changes
@@ -461,6 +589,17 @@ def good(**changes):
         ({"clip_norm": 0}, ValueError, "clip_norm"),
         ({"clip_value": "1"}, TypeError, "clip_value"),
         ({"lr": -1.0}, ValueError, "lr"),
+        ({"lr_interval": "batch"}, ValueError, "lr_interval: expected one of 'epoch', 'step', got 'batch'"),
+        (
+            {"lr_interval": "step", "lr": elman.schedules.ReduceLROnPlateau(0.1)},
+            ValueError,
+            "lr_interval: expected 'epoch' with a ReduceLROnPlateau",
+        ),
+        (
+            {"lr_interval": "step", "lr": lambda step: -1.0},
+            ValueError,
+            "lr: expected at least 0",
+        ),
         ({"tbptt": 0}, ValueError, "tbptt"),
         ({"tbptt": 2}, ValueError, r"tbptt: layers\[2\], Pooling"),
         ({"shuffle": 1}, TypeError, "shuffle"),

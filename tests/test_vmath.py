@@ -24,17 +24,6 @@ BORDERS = [0.0, 0.25, 0.5, 1.0, 2.0, 9.0, 19.1, 20.0, 36.7, 44.36, 87.33654, 88.
 BORDERS += [103.97208, 104.0, 127.0, 354.9, 372.5, 708.3964, 709.0895, 709.78271289, 710.0, 745.13, 746.0, 1e3, 1e30]
 
 
-@pytest.fixture(params=["c", "avx2", "avx512", "neon"])
-def isa(request):
-    """Every instruction set in turn, for this test alone."""
-    if request.param not in _kernels.isa_usable():
-        pytest.skip(f"{request.param} is not usable on this machine")
-    before = _kernels.isa()
-    _kernels.select_isa(request.param)
-    yield request.param
-    _kernels.select_isa(before)
-
-
 @pytest.fixture(params=FUNCTIONS)
 def name(request):
     return request.param

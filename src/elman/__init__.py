@@ -3,7 +3,7 @@
 from . import diagnostics, functional, initializers, losses, metrics, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
-from .activation import Activation
+from .activation import Activation, log_softmax, softmax
 from .callbacks import Callback, Checkpoint, EarlyStopping
 from .cells import AUGRU, SRU, IndRNN, Jordan
 from .dense import Dense
@@ -21,7 +21,7 @@ from .losses import (
 )
 from .optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 from .pooling import Pooling
-from .saving import load, read_params, save, save_params
+from .saving import load, load_checkpoint, read_params, save, save_checkpoint, save_params
 from .sequential import Sequential
 from .tdnn import TDNN
 from .training import History
@@ -63,6 +63,8 @@ __all__ = [
     "initialize",
     "initializers",
     "load",
+    "load_checkpoint",
+    "log_softmax",
     "losses",
     "mean_absolute_error",
     "mean_squared_error",
@@ -70,10 +72,12 @@ __all__ = [
     "read_params",
     "reference",
     "save",
+    "save_checkpoint",
     "save_params",
     "schedules",
     "set_num_threads",
     "show_config",
+    "softmax",
     "softmax_cross_entropy",
     "threads",
 ]

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import _checks as check
-from .dense import ALONE
+
+# Multiplications up to which OpenBLAS, NumPy's usual BLAS, does not wake its threads (interface/gemm.c: 4 * 65536).
+# They spin while they wait: where another process has the other cores, a product of 0.1 ms takes 16.
+ALONE = 262144
 
 
 class Tape:
@@ -48,23 +51,6 @@ def no_weights(grads: Any) -> Any:
     return grads
 
 
-def shape_of(name: str, value: Any) -> tuple[int, ...]:
-    try:
-        return np.shape(value)
-    except Exception as error:
-        raise ValueError(f"{name}: expected an array, got a ragged {type(value).__name__} ({error})") from None
-
-
-def floats(name: str, value: Any) -> np.ndarray:
-    """An array of either float type, of any shape; integers and lists become float64."""
-    shape = shape_of(name, value)
-    dtype = value.dtype if isinstance(value, np.ndarray) else np.asarray(value).dtype
-    if dtype.kind == "f" and dtype not in check.FLOATS:
-        raise TypeError(f"{name}: expected float32 or float64, got {dtype}")
-    dtype = check.FLOATS[check.FLOATS.index(dtype)] if dtype in check.FLOATS else check.FLOATS[1]
-    return check.array(name, value, dtype, shape)
-
-
 def with_batch(x: np.ndarray, lengths: Any) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """x (T, B, I) or (T, I) as (T, B, I), its checked lengths (B,) or None, and whether x had a batch."""
     if x.ndim not in (2, 3):
@@ -82,7 +68,7 @@ def past_the_ends(lengths: np.ndarray, T: int) -> np.ndarray:
 
 
 def product(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """rows (N, K) @ weight (K, M), as `Dense` does it: in blocks for which BLAS wakes no threads."""
+    """rows (N, K) @ weight (K, M)"""
     result = np.empty((len(rows), weight.shape[1]), weight.dtype)
     for block in _blocks(len(rows), weight.size):
         np.matmul(rows[block], weight, out=result[block])
@@ -98,6 +84,7 @@ def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _blocks(count: int, size: int) -> list[slice]:
+    """So many rows in slices that are small enough for BLAS to stay on this thread, where that is a few rows."""
     most = ALONE // size
     if most < 4:
         most = max(1, count)

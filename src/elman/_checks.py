@@ -48,6 +48,9 @@ def boolean(name, value):
 
 
 def _float(name, value):
+    """A real number as a float; bool is refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         return float(value)
     except OverflowError:
@@ -55,19 +58,15 @@ def _float(name, value):
 
 
 def number(name, value, least, most):
-    """A real number as a float; bool is refused, and NaN."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    result = _float(name, value)
-    if not least <= result <= most:
+    """A float from `least` to `most`, so not NaN."""
+    number = _float(name, value)
+    if not least <= number <= most:
         raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value!r}")
-    return result
+    return number
 
 
 def number_below(name, value, low, high=math.inf, *, open_below=False, infinite=False):
     """A float in [low, high), or in (low, high) with `open_below`; infinity only with `infinite`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
     number = _float(name, value)
     inside = (low < number if open_below else low <= number) and (number < high or (infinite and number == high))
     if not inside:
@@ -102,6 +101,27 @@ def array(name, value, dtype, shape, contiguous=False):
     if not flags.aligned or contiguous or a.strides[-1] != a.itemsize:
         return np.array(a, order="C")
     return a
+
+
+def shape_and_dtype(name, value):
+    """Those of the array that `value` is, or that NumPy makes of it."""
+    try:
+        a = np.asarray(value)
+    except Exception as error:
+        raise ValueError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
+    return a.shape, a.dtype
+
+
+def floats(name, value, contiguous=False):
+    """An array of either float type, of any shape; integers and lists become float64. Otherwise as `array`."""
+    shape, dtype = shape_and_dtype(name, value)
+    if dtype in FLOATS:
+        dtype = FLOATS[FLOATS.index(dtype)]
+    elif dtype.kind in "iu":
+        dtype = np.dtype(np.float64)
+    else:
+        raise TypeError(f"{name}: expected float32 or float64, got {dtype}")
+    return array(name, value, dtype, shape, contiguous)
 
 
 def output(name, value, dtype, shape, apart_from=()):

@@ -14,14 +14,10 @@ from . import _checks
 def floats(name, value, classes=False):
     """Predictions of any rank, dense; floats keep their dtype, integers and lists become float64. With `classes` the
     last axis holds at least one."""
-    shape, dtype = _shape_and_dtype(name, value)
+    shape, _ = _checks.shape_and_dtype(name, value)
     if classes and (len(shape) < 1 or shape[-1] < 1):
         raise ValueError(f"{name}: expected shape (..., C) with C at least 1, got {shape}")
-    if dtype not in _checks.FLOATS:
-        if dtype.kind not in "iu":
-            raise TypeError(f"{name}: expected float32 or float64, got {dtype}")
-        dtype = np.dtype(np.float64)
-    return _checks.array(name, value, dtype, shape, contiguous=True)
+    return _checks.floats(name, value, contiguous=True)
 
 
 def inside(lengths, shape):
@@ -53,7 +49,7 @@ def differences(predictions, targets, inside):
 
 def classes_or_probabilities(name, value, scores, inside):
     """Targets of scores (..., C), called `name`: classes (N,) as intp, or probabilities (N, C) in float64."""
-    got, dtype = _shape_and_dtype("targets", value)
+    got, dtype = _checks.shape_and_dtype("targets", value)
     if got == scores.shape:
         q = probabilities(value, scores, inside).reshape(-1, scores.shape[-1])
         wrong = ~(np.abs(q.sum(axis=1) - 1) <= 1e-3)
@@ -82,7 +78,7 @@ def probabilities(value, like, inside):
 
 def weights(name, value, shapes):
     """Numbers from 0 on in one of these shapes, as float64."""
-    shape, dtype = _shape_and_dtype(name, value)
+    shape, dtype = _checks.shape_and_dtype(name, value)
     if dtype not in _checks.FLOATS and dtype.kind not in "iu":
         raise TypeError(f"{name}: expected numbers, got {dtype}")
     if shape not in shapes:
@@ -104,7 +100,7 @@ def labels(value, counts, B, classes, blank):
         for i, part in enumerate(parts):
             a[i, : len(part)] = part
     else:
-        shape, _ = _shape_and_dtype("targets", value)
+        shape, _ = _checks.shape_and_dtype("targets", value)
         a = _checks._whole_numbers("targets", value, (B, shape[1] if len(shape) == 2 else "S"))
         S = a.shape[1]
         counts = np.full(B, S) if counts is None else np.array(_checks._whole_numbers("target_lengths", counts, (B,)))
@@ -120,7 +116,7 @@ def labels(value, counts, B, classes, blank):
 
 
 def _row(name, value):
-    shape, _ = _shape_and_dtype(name, value)
+    shape, _ = _checks.shape_and_dtype(name, value)
     return _checks._whole_numbers(name, value, (shape[0] if len(shape) == 1 else "S",))
 
 
@@ -133,11 +129,3 @@ def _check_range(name, a, least, most, what, inside):
         first = tuple(int(i) for i in np.argwhere(wrong)[0])
         where = f" at {first}" if first else ""
         raise ValueError(f"{name}: expected {least} to {most} ({what}), got {a[first]}{where}")
-
-
-def _shape_and_dtype(name, value):
-    try:
-        a = np.asarray(value)
-    except Exception as error:
-        raise ValueError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
-    return a.shape, a.dtype

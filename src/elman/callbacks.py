@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import _checks as check
+from .optimizers import Optimizer
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping"]
 
@@ -94,23 +95,58 @@ class EarlyStopping(_Watching):
 
 
 class Checkpoint(_Watching):
-    """Saves the model with `elman.save` after each epoch that is the best until then.
+    """Saves the model after each epoch that is the best until then, or after every epoch.
 
     path : of the file, replaced as a whole.
+    save_best_only : False: after every epoch.
+    optimizer : None: the model alone, by `elman.save`. The optimiser that `fit` is given, made over the model: its
+        state too, by `elman.save_checkpoint`, so that `elman.load_checkpoint` can resume the training.
     monitor, mode, min_delta : as in `EarlyStopping`.
+
+    The best alone, and a training that can be interrupted:
 
     >>> model.fit(x, y, loss="huber", epochs=50, callbacks=[Checkpoint("best.safetensors", monitor="loss")])
     >>> best = elman.load("best.safetensors")
+
+    >>> adam = elman.Adam(model)
+    >>> last = Checkpoint("last.safetensors", save_best_only=False, optimizer=adam)
+    >>> model.fit(x, y, loss="huber", optimizer=adam, epochs=50, seed=0, callbacks=[last])
+
+    In another process, with the same bits in the end:
+
+    >>> model, adam, epoch = elman.load_checkpoint("last.safetensors")
+    >>> model.fit(x, y, loss="huber", optimizer=adam, epochs=50, initial_epoch=epoch, seed=0)
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, monitor: str | None = None, mode: str = "min", min_delta: float = 0.0
+        self,
+        path: str | os.PathLike[str],
+        *,
+        save_best_only: bool = True,
+        optimizer: Optimizer | None = None,
+        monitor: str | None = None,
+        mode: str = "min",
+        min_delta: float = 0.0,
     ):
         super().__init__(monitor, mode, min_delta)
         self.path = os.fspath(path)
+        self.save_best_only = check.boolean("save_best_only", save_best_only)
+        self.optimizer = optimizer
+
+    def on_train_begin(self, model: Any, initial_epoch: int, names: tuple[str, ...]) -> None:
+        if self.optimizer is not None:
+            from .saving import check_optimizer  # which knows the models, as they know this module
+
+            check_optimizer(self.optimizer, model)
+        super().on_train_begin(model, initial_epoch, names)
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
-        if self._improved(epoch, logs):
-            from .saving import save  # which knows the models, as they know this module
+        from .saving import save, save_checkpoint
 
+        improved = self._improved(epoch, logs)
+        if self.save_best_only and not improved:
+            return
+        if self.optimizer is None:
             save(self.path, model)
+        else:
+            save_checkpoint(self.path, model, self.optimizer, epoch + 1)

@@ -11,13 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
+from ._blocks import outer, product
 from ._parameters import Parametrised
 
 __all__ = ["Dense"]
-
-# Multiplications up to which OpenBLAS, NumPy's usual BLAS, does not wake its threads (interface/gemm.c: 4 * 65536).
-# They spin while they wait: where another process has the other cores, a product of 0.1 ms takes 16.
-ALONE = 262144
 
 
 class Dense(Parametrised):
@@ -96,41 +93,22 @@ class Dense(Parametrised):
             self._checked_grads(grads, (("dy", dy),))
         rows_x, rows_dy = tape.x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
         with np.errstate(all="ignore"):  # NaN and infinity travel without a warning
-            new = {"weight": np.zeros((self.out_features, self.in_features), self.dtype)}
-            for rows in self._blocks(len(rows_x)):
-                new["weight"] += rows_dy[rows].T @ rows_x[rows]
+            new = {"weight": outer(rows_dy, rows_x)}
             if self.bias:
                 new["bias"] = rows_dy.sum(axis=0, dtype=np.float64).astype(self.dtype)
-            dx = self._by_blocks(rows_dy, tape.snapshot.params["weight"]).reshape(tape.x.shape)
+            dx = product(rows_dy, tape.snapshot.params["weight"]).reshape(tape.x.shape)
             return dx, self._accumulated(grads, new)
 
     def _checked(self, name, value, features):
-        try:
-            leading = np.shape(value)[:-1]
-        except Exception as error:
-            raise ValueError(f"{name}: expected shape (..., {features}), got a ragged list ({error})") from None
-        return check.array(name, value, self.dtype, (*leading, features))
+        shape, _ = check.shape_and_dtype(name, value)
+        return check.array(name, value, self.dtype, (*shape[:-1], features))
 
     def _map(self, params, x):
         with np.errstate(all="ignore"):
-            y = self._by_blocks(x.reshape(-1, self.in_features), params["weight"].T)
+            y = product(x.reshape(-1, self.in_features), params["weight"].T)
             if self.bias:
                 y += params["bias"]
         return y.reshape(*x.shape[:-1], self.out_features)
-
-    def _by_blocks(self, rows, weight):
-        """rows @ weight"""
-        result = np.empty((len(rows), weight.shape[1]), self.dtype)
-        for block in self._blocks(len(rows)):
-            np.matmul(rows[block], weight, out=result[block])
-        return result
-
-    def _blocks(self, count):
-        """So many rows in slices that are small enough for BLAS to stay on this thread, where that is a few rows."""
-        most = ALONE // (self.in_features * self.out_features)
-        if most < 4:
-            most = max(1, count)
-        return [slice(start, start + most) for start in range(0, count, most)]
 
 
 class Tape:

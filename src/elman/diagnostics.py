@@ -273,7 +273,7 @@ def gate_saturation(
     _, letters = _cell(layer)
     if isinstance(layer, RNN):
         raise TypeError("layer: expected an LSTM or a GRU, got an RNN, which has no gates")
-    low, high = _share("low", low), _share("high", high)
+    low, high = check.number("low", low, 0, 1), check.number("high", high, 0, 1)
     if low > high:
         raise ValueError(f"low: expected at most high={high:g}, got {low:g}")
     run = _Run(layer, x, lengths)
@@ -335,7 +335,7 @@ def memory_length(
     >>> memory_length(lstm, x).length
     """
     _cell(layer)
-    fraction = _share("fraction", fraction)
+    fraction = check.number("fraction", fraction, 0, 1)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: expected above 0 and below 1, got {fraction:g}")
     if x is None:
@@ -486,14 +486,6 @@ def _norm(a: Array) -> float:
     if peak == 0 or not np.isfinite(peak):
         return peak
     return peak * float(np.sqrt(np.square(a / peak).sum()))
-
-
-def _share(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating)):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected 0 to 1, got {value!r}")
-    return float(value)
 
 
 def _axes(axes: Any, x: str, y: str) -> Any:

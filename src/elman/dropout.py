@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks as check
-from ._blocks import Tape, floats, kept, no_weights
+from ._blocks import Tape, kept, no_weights
 from ._locks import ForkSafeLock
 
 __all__ = ["Dropout"]
@@ -43,7 +43,7 @@ class Dropout:
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         """A copy of x: float32 or float64, of any shape."""
-        return floats("x", x).copy()
+        return check.floats("x", x).copy()
 
     def forward(self, x: ArrayLike, *, rng: int | np.random.Generator | None = None) -> tuple[np.ndarray, Tape]:
         """x with entries zeroed (a NaN there dies), a new array, and a tape for `backward`.
@@ -51,7 +51,7 @@ class Dropout:
         rng : where the mask comes from: None is the layer's own generator, a whole number or a
             `numpy.random.Generator` makes it repeatable.
         """
-        x = floats("x", x)
+        x = check.floats("x", x)
         if rng is not None and not isinstance(rng, np.random.Generator):
             rng = np.random.default_rng(check.integer("rng", rng, 0))
         if rng is None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
-from ._blocks import Tape, kept, shape_of
+from ._blocks import Tape, kept
 from ._parameters import Parametrised
 
 __all__ = ["Embedding"]
@@ -97,7 +97,7 @@ class Embedding(Parametrised):
 
     def _checked(self, value):
         """x as integers of our own: what is checked stays what it is."""
-        a = np.array(check._whole_numbers("x", value, shape_of("x", value)))
+        a = np.array(check._whole_numbers("x", value, check.shape_and_dtype("x", value)[0]))
         if a.size and (int(a.min()) < 0 or int(a.max()) >= self.num_embeddings):
             at = tuple(int(i) for i in np.argwhere((a < 0) | (a >= self.num_embeddings))[0])
             raise ValueError(f"x: expected 0 to {self.num_embeddings - 1}, got {int(a[at])} at {at}")

@@ -54,6 +54,11 @@ class Optimizer:
     def lr(self, value: float) -> None:
         self._options["lr"] = _option("lr", "lr", value)
 
+    @property
+    def steps(self) -> int:
+        """How many steps were done, those before a `load_state_dict` included: what a schedule by step takes."""
+        return self._steps
+
     def __repr__(self) -> str:
         kinds = ", ".join(type(layer).__name__ for layer in self._layers)
         shown = ", ".join(f"{name}={value}" for name, value in self._options.items())

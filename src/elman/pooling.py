@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks as check
-from ._blocks import Tape, floats, kept, no_weights, past_the_ends, with_batch
+from ._blocks import Tape, kept, no_weights, past_the_ends, with_batch
 
 __all__ = ["Pooling"]
 
@@ -16,38 +16,50 @@ __all__ = ["Pooling"]
 class Pooling:
     """The last true step, the mean or the maximum over the true steps of each sequence: many-to-one.
 
-    mode : "last", "mean" or "max". Behind a bidirectional layer "last" sees the reverse direction after one step only:
-        take "mean" or "max" there.
+    mode : "last", "mean" or "max".
+    bidirectional : whether x comes from a bidirectional layer, (T, B, 2*H), the forward direction in the first H. Each
+        direction's "last" is then where it ends: the forward one's at the last true step, the reverse one's at the
+        first. These are the top layer's final states, what `Bidirectional(LSTM(64))` gives in Keras and
+        `torch.cat((h_n[-2], h_n[-1]), 1)` in PyTorch. "mean" and "max" are the same with either.
 
     A sequence of length 0 gives zeros. Where several steps share a maximum, the first gets the gradient.
 
     >>> model = Sequential([LSTM(12, 64), Pooling("last"), Dense(64, 9)])
+    >>> model = Sequential([LSTM(12, 64, bidirectional=True), Pooling("last", bidirectional=True), Dense(128, 9)])
     """
 
-    def __init__(self, mode: str):
+    def __init__(self, mode: str, *, bidirectional: bool = False):
         self._mode = check.choice("mode", mode, ("last", "mean", "max"))
+        self._bidirectional = check.boolean("bidirectional", bidirectional)
 
     @property
     def mode(self) -> str:
         """ "last", "mean" or "max"."""
         return self._mode
 
+    @property
+    def bidirectional(self) -> bool:
+        """Whether the second half of the features is a reverse direction's."""
+        return self._bidirectional
+
     def __repr__(self) -> str:
-        return f"Pooling({self.mode!r})"
+        return f"Pooling({self.mode!r}{', bidirectional=True' if self.bidirectional else ''})"
 
     def __call__(self, x: ArrayLike, *, lengths: ArrayLike | None = None) -> np.ndarray:
         """x (T, B, H) -> y (B, H), or (T, H) -> (H,), a new array of x's dtype.
 
         lengths : (B,) integers 0 to T, without a batch one integer; x past the end is never read.
 
-        TypeError: not float32 or float64. ValueError: a wrong shape or length.
+        TypeError: not float32 or float64. ValueError: a wrong shape or length; an odd H with bidirectional=True.
         """
         return self.forward(x, lengths=lengths)[0]
 
     def forward(self, x: ArrayLike, *, lengths: ArrayLike | None = None) -> tuple[np.ndarray, Tape]:
         """The same y, and a tape for `backward`."""
-        x, ends, batched = with_batch(floats("x", x), lengths)
+        x, ends, batched = with_batch(check.floats("x", x), lengths)
         T, B, H = x.shape
+        if self.bidirectional and H % 2:
+            raise ValueError(f"x: expected an even number of features, half of each direction, got {H}")
         n = np.full(B, T, np.intp) if ends is None else ends
         at = None  # (B, H): the step that each output comes from
         with np.errstate(all="ignore"):
@@ -57,6 +69,8 @@ class Pooling:
             else:
                 if self.mode == "last":
                     at = np.repeat(np.maximum(n - 1, 0)[:, None], H, axis=1)
+                    if self.bidirectional:
+                        at[:, H // 2 :] = 0
                 else:
                     at = np.where(past_the_ends(n, T)[:, :, None], -np.inf, x).argmax(axis=0)
                 y = np.take_along_axis(x, at[None], axis=0)[0]

@@ -5,8 +5,13 @@ metadata, under "elman", a description of the layer as JSON:
 
     {"version": 1, "model": {"class": "LSTM", "arguments": {"input_size": 64, "hidden_size": 128, ...}}}
 
+A checkpoint of training has the moments of the optimiser too, as "optimizer." + their names in its `state_dict`, and
+
+    {"version": 2, "model": ..., "optimizer": {"class": "Adam", "options": {"lr": 1e-3, ...}, "step": 120}, "epoch": 3}
+
 A class is one of a fixed table, an argument one of its constructor's: null, true, false, a number, a string, an array
-of such, or another description. Nothing else can be said, so a file can build a layer and do nothing more.
+of such, or another description. Nothing else can be said, so a file can build a layer and an optimiser over it, and do
+nothing more.
 """
 
 from __future__ import annotations
@@ -21,19 +26,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._safetensors import Reader, shown, write
+from . import _checks as check
+from ._safetensors import Entry, Reader, shown, write
 from .activation import Activation
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
+from .optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from .pooling import Pooling
 from .sequential import Sequential
 from .tdnn import TDNN
 
-__all__ = ["load", "read_params", "save", "save_params"]
+__all__ = ["load", "load_checkpoint", "read_params", "save", "save_checkpoint", "save_params"]
 
-VERSION = 1
+# What the description holds, by version; a layer alone stays readable for a program that knows only the first.
+VERSIONS = {1: ("version", "model"), 2: ("version", "model", "optimizer", "epoch")}
+OPTIMIZER = "optimizer."  # what the names of an optimiser's arrays begin with; no weight's name does
 DEEPEST = 32  # descriptions and arrays within each other
 
 
@@ -61,11 +70,12 @@ KINDS = {
         Kind(TDNN, (("in_features", "out_features", "kernel_size"),)),
         Kind(Activation),
         Kind(Dropout),
-        Kind(Pooling),
+        Kind(Pooling, later=("bidirectional",)),
         Kind(Sequential),
     )
 }
 
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.__name__: cls for cls in (SGD, RMSprop, Adam, AdamW)}
 NOT_KEPT = ("seed", "forget_bias")  # arguments that say how weights begin, which the weights make void
 
 
@@ -75,8 +85,8 @@ def save(path: str | os.PathLike[str], layer: Any) -> None:
     path : where to; a file that is there is replaced at the end, whole or not at all.
     layer : an RNN, LSTM, GRU, Dense, Embedding, TDNN, or a Sequential.
 
-    Not kept: the state of the generator that draws dropout's masks, and optimisers. The same layer gives the same
-    bytes. The weights are named as in `params`, so PyTorch can load a layer's file too:
+    Not kept: the state of the generator that draws dropout's masks, and optimisers (see `save_checkpoint`). The same
+    layer gives the same bytes. The weights are named as in `params`, so PyTorch can load a layer's file too:
     `torch_lstm.load_state_dict(safetensors.torch.load_file(path))`.
 
     TypeError: something else than a layer that elman knows, or a subclass of one. ValueError: a layer that occurs
@@ -84,12 +94,12 @@ def save(path: str | os.PathLike[str], layer: Any) -> None:
 
     >>> elman.save("lstm.safetensors", lstm)
     """
-    description = {"version": VERSION, "model": _described("layer", layer, set())}
-    write(path, dict(layer.params), {"elman": json.dumps(description, separators=(",", ":"), allow_nan=False)})
+    description = {"version": 1, "model": _described("layer", layer, set())}
+    _write(path, dict(layer.params), description)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """The layer or model that `save` kept.
+    """The layer or model that `save` or `save_checkpoint` kept.
 
     It computes the same bits as the one that was saved; dropout's masks come from a new random generator.
 
@@ -100,24 +110,55 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> lstm = elman.load("lstm.safetensors")
     """
     with Reader(path) as file:
-        if "elman" not in file.metadata:
-            file.refuse("expected a file of elman.save, got one without a description of its layer: use read_params")
-        description = file.parsed("description", file.metadata["elman"])
-        if not isinstance(description, dict) or description.keys() != {"version", "model"}:
-            file.refuse(f"description: expected version and model, got {shown(description)}")
-        version = description["version"]
-        if type(version) is not int or version != VERSION:
-            file.refuse(f"expected format version {VERSION}, got {shown(version)}: of a newer elman, or damaged")
-        for name, entry in file.entries.items():
-            if entry.dtype.kind != "f" or entry.dtype.itemsize < 4:
-                file.refuse(f"{shown(name)}: expected F32 or F64, got {entry.dtype.name}")
-        layer = _Builder(file).layer("model", description["model"], 0)
-        _check_entries(file, layer.params)
-        try:
-            layer.load_params({name: file.read(name) for name in file.entries})
-        except (TypeError, ValueError) as error:  # a weight that is not finite
-            file.refuse(str(error))
-    return layer
+        return _model(file, _description(file))
+
+
+def save_checkpoint(path: str | os.PathLike[str], model: Any, optimizer: Optimizer, epoch: int) -> None:
+    """Keep a training: the model, the state of its optimiser and where it is, in one safetensors file.
+
+    path : where to; a file that is there is replaced at the end, whole or not at all.
+    model : as in `save`.
+    optimizer : an SGD, RMSprop, Adam or AdamW over this model, `elman.Adam(model)`.
+    epoch : how many epochs are done, 0 or above: the initial_epoch of the `fit` that goes on.
+
+    Not kept: what a `ReduceLROnPlateau` (which has a `state_dict` of its own) or a callback remembers.
+
+    TypeError: another kind of model or optimiser. ValueError: an optimiser over other layers, or what `save` refuses.
+    OSError: the file cannot be written. After an error the path is as it was.
+
+    >>> elman.save_checkpoint("training.safetensors", model, adam, epoch=10)
+    """
+    check_optimizer(optimizer, model)
+    options, state = optimizer._options, optimizer.state_dict()
+    description = {
+        "version": 2,
+        "model": _described("model", model, set()),
+        "optimizer": {"class": type(optimizer).__name__, "options": options, "step": state["step"]},
+        "epoch": check.integer("epoch", epoch, 0, 2**62),
+    }
+    moments = {OPTIMIZER + name: a for name, a in state.items() if name != "step" and name not in options}
+    _write(path, {**model.params, **moments}, description)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Any, Optimizer, int]:
+    """The training that `save_checkpoint`, or a `Checkpoint` with an optimiser, kept: (model, optimizer, epoch).
+
+    `fit` goes on with them bit for bit as if it had never ended, given the same data, seed and other arguments.
+
+    The file is checked as by `load`. ValueError, OSError: as there; also for a file of `save`, which has no optimiser.
+
+    >>> model, adam, epoch = elman.load_checkpoint("training.safetensors")
+    >>> model.fit(x, y, loss="huber", optimizer=adam, epochs=50, initial_epoch=epoch, seed=0)
+    """
+    with Reader(path) as file:
+        description = _description(file)
+        if "optimizer" not in description:
+            file.refuse("expected a file of elman.save_checkpoint, got one of elman.save, without an optimiser")
+        epoch = description["epoch"]
+        if type(epoch) is not int or epoch < 0:
+            file.refuse(f"epoch: expected a whole number of at least 0, got {shown(epoch)}")
+        model = _model(file, description)
+        return model, _optimizer(file, description["optimizer"], model), epoch
 
 
 def save_params(path: str | os.PathLike[str], params: Mapping[str, ArrayLike]) -> None:
@@ -145,6 +186,77 @@ def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     with Reader(path) as file:
         return {name: file.read(name) for name in file.entries}
+
+
+def check_optimizer(optimizer: Any, model: Any) -> None:
+    """TypeError, ValueError: it is none that a checkpoint can hold, or one over other layers."""
+    if OPTIMIZERS.get(type(optimizer).__name__) is not type(optimizer):
+        raise TypeError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {type(optimizer).__name__}")
+    if len(optimizer._layers) != 1 or optimizer._layers[0] is not model:
+        raise ValueError("optimizer: expected one made over this model, as elman.Adam(model), got one over others")
+
+
+def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], description: dict[str, Any]) -> None:
+    write(path, arrays, {"elman": json.dumps(description, separators=(",", ":"), allow_nan=False)})
+
+
+def _description(file: Reader) -> dict[str, Any]:
+    """What the file says of itself: its version is known and what that version holds is there, itself unchecked."""
+    if "elman" not in file.metadata:
+        file.refuse("expected a file of elman.save, got one without a description of its layer: use read_params")
+    description = file.parsed("description", file.metadata["elman"])
+    if not isinstance(description, dict) or not description.keys() >= {"version", "model"}:
+        file.refuse(f"description: expected version and model, got {shown(description)}")
+    version = description["version"]
+    if type(version) is not int or version not in VERSIONS:
+        file.refuse(f"expected format version 1 or 2, got {shown(version)}: of a newer elman, or damaged")
+    if description.keys() != set(VERSIONS[version]):
+        file.refuse(f"description: expected {' and '.join(VERSIONS[version])}, got {shown(description)}")
+    for name, entry in file.entries.items():
+        if entry.dtype.kind != "f" or entry.dtype.itemsize < 4:
+            file.refuse(f"{shown(name)}: expected F32 or F64, got {entry.dtype.name}")
+    return description
+
+
+def _model(file: Reader, description: dict[str, Any]) -> Any:
+    """The layer with its weights."""
+    of_optimizer = "optimizer" in description
+    entries = {n: e for n, e in file.entries.items() if not (of_optimizer and n.startswith(OPTIMIZER))}
+    layer = _Builder(file, entries).layer("model", description["model"], 0)
+    _check_entries(file, entries, layer.params, "weights of the layer")
+    try:
+        layer.load_params({name: file.read(name) for name in entries})
+    except (TypeError, ValueError) as error:  # a weight that is not finite
+        file.refuse(str(error))
+    return layer
+
+
+def _optimizer(file: Reader, value: Any, model: Any) -> Optimizer:
+    """The optimiser with its state, over this model."""
+    if not isinstance(value, dict) or value.keys() != {"class", "options", "step"}:
+        file.refuse(f"optimizer: expected class, options and step, got {shown(value)}")
+    name, options, step = value["class"], value["options"], value["step"]
+    if not isinstance(name, str) or name not in OPTIMIZERS:
+        file.refuse(f"optimizer: class: expected one of {', '.join(OPTIMIZERS)}, got {shown(name)}")
+    wanted = set(inspect.signature(OPTIMIZERS[name]).parameters) - {"layers"}
+    if not isinstance(options, dict) or options.keys() != wanted:
+        file.refuse(f"{name}: expected the options {', '.join(sorted(wanted))}, got {shown(options)}")
+    for option, given in (*options.items(), ("step", step)):
+        if not all(isinstance(n, (int, float)) for n in (given if isinstance(given, list) else [given])):
+            file.refuse(f"{name}: {option}: expected a number, got {shown(given)}")
+    try:
+        optimizer = OPTIMIZERS[name](model, **options)
+    except (TypeError, ValueError) as error:
+        file.refuse(f"{name}: {str(error)[:500]}")
+    entries = {n: entry for n, entry in file.entries.items() if n.startswith(OPTIMIZER)}
+    moments = {OPTIMIZER + n: a for n, a in optimizer._views(optimizer._moments)}
+    _check_entries(file, entries, moments, "moments of the optimiser")
+    arrays = {n.removeprefix(OPTIMIZER): file.read(n) for n in entries}
+    try:
+        optimizer.load_state_dict({"step": step, **options, **arrays})
+    except (TypeError, ValueError) as error:  # a moment that is not finite
+        file.refuse(f"{name}: {str(error)[:500]}")
+    return optimizer
 
 
 def _described(where: str, layer: Any, seen: set[int]) -> dict[str, Any]:
@@ -179,10 +291,10 @@ def _arguments(kind: Kind) -> dict[str, inspect.Parameter]:
 class _Builder:
     """Makes what a description says, as long as the file has the weights for it."""
 
-    def __init__(self, file: Reader):
+    def __init__(self, file: Reader, entries: Mapping[str, Entry]):
         self._refuse = file.refuse
-        self._weights = sum(math.prod(entry.shape) for entry in file.entries.values())  # for the layers to come
-        self._arrays = len(file.entries)
+        self._weights = sum(math.prod(entry.shape) for entry in entries.values())  # for the layers to come
+        self._arrays = len(entries)
 
     def layer(self, where: str, value: Any, depth: int) -> Any:
         """From a description, a layer with weights of no matter."""
@@ -236,13 +348,13 @@ class _Builder:
             self._refuse(f"{name}: {shape}: needs more weights than the file holds")
 
 
-def _check_entries(file: Reader, params: Mapping[str, np.ndarray]) -> None:
-    """The file has exactly the layer's arrays."""
-    faults = [f"no {name}" for name in params if name not in file.entries]
-    faults += [f"unexpected {shown(name)}" for name in file.entries if name not in params]
+def _check_entries(file: Reader, entries: Mapping[str, Entry], arrays: Mapping[str, np.ndarray], what: str) -> None:
+    """These entries of the file are exactly these arrays."""
+    faults = [f"no {name}" for name in arrays if name not in entries]
+    faults += [f"unexpected {shown(name)}" for name in entries if name not in arrays]
     if faults:
-        file.refuse(f"expected exactly the weights of the layer it describes, got {', '.join(faults[:8])}")
-    for name, a in params.items():
-        entry = file.entries[name]
+        file.refuse(f"expected exactly the {what} it describes, got {', '.join(faults[:8])}")
+    for name, a in arrays.items():
+        entry = entries[name]
         if entry.shape != a.shape or entry.dtype != a.dtype.newbyteorder("<"):
             file.refuse(f"{name}: expected {a.dtype} {a.shape}, got {entry.dtype.name} {entry.shape}")

@@ -1,5 +1,8 @@
 """Learning rates that change while a network is trained: `optimizer.lr = schedule(step)`.
 
+    model.fit(x, y, ..., lr=StepLR(0.1, step_size=30))                                          # 30 epochs
+    model.fit(x, y, ..., lr=LinearWarmup(1e-3, total_iters=1000), lr_interval="step")           # 1000 steps
+
 A schedule is a function of the number of steps (or epochs: whatever you count) done so far, from 0 on. It keeps nothing
 between calls, so that training resumed at any step goes on alike. Only `ReduceLROnPlateau` looks at a metric and
 remembers.

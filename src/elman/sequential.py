@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
 from . import training
-from ._blocks import shape_of
 from ._parameters import Parametrised, Params
 from .pooling import Pooling
 
@@ -42,7 +41,9 @@ class Sequential(Parametrised):
     """A model from a list of layers, each one fed with what the layer before gives out.
 
     layers : different layers, all of one dtype and time first: LSTM, GRU, RNN, Dense, Embedding, TDNN, Dropout,
-        Activation, Pooling; or any object without weights that has `__call__`, `forward` and `backward` like these.
+        Activation, Pooling; or any object without weights that has `__call__`, `forward` and `backward` like these. A
+        Sequential among them stands for its layers, in its place: the new model has these very layers, so their
+        weights are those of both models.
 
     `params`, `load_params`, `edit`, `backward` and the optimisers use the names "0.weight_ih_l0": the layer's place in
     the list, then its own name. A model can be pickled, deep-copied and converted by `astype`. `fit`, `evaluate` and
@@ -56,6 +57,9 @@ class Sequential(Parametrised):
     >>> model = Sequential([LSTM(12, 64), Pooling("last"), Dense(64, 9)])
     >>> model.fit(x, y, loss="softmax_cross_entropy", epochs=20)
     >>> logits = model.predict(x)
+
+    >>> encoder = Sequential([Embedding(50, 16), GRU(16, 32)])
+    >>> tagger = Sequential([encoder, Dense(32, 5)])         # "0.weight", "1.weight_ih_l0", ..., "2.weight"
     """
 
     layers: tuple[Any, ...]
@@ -65,12 +69,13 @@ class Sequential(Parametrised):
 
         if not isinstance(layers, (list, tuple)) or not layers:
             raise TypeError(f"layers: expected a list of layers, got {check._kind(layers)}")
+        layers = [one for x in layers for one in (x.layers if type(x) is Sequential else (x,))]
         takes, pooled = [], False
         for i, layer in enumerate(layers):
             if not (callable(layer) and hasattr(layer, "forward") and hasattr(layer, "backward")):
                 raise TypeError(f"layers[{i}]: expected a layer, got {check._kind(layer)}")
             if isinstance(layer, Sequential):
-                raise TypeError(f"layers[{i}]: expected a layer, got a Sequential: write its layers, *model.layers")
+                raise TypeError(f"layers[{i}]: expected a layer, got a subclass of Sequential: {type(layer).__name__}")
             if hasattr(layer, "params") and not isinstance(layer, Parametrised):
                 raise TypeError(f"layers[{i}]: expected a layer of elman, or one without params, got {layer!r}")
             if any(layer is other for other in layers[:i]):
@@ -237,6 +242,7 @@ class Sequential(Parametrised):
     fit = training.fit
     evaluate = training.evaluate
     predict = training.predict
+    predict_proba = training.predict_proba
 
     # ------------------------------------------------------------------------------------------ weights and copies
 
@@ -296,7 +302,7 @@ class Sequential(Parametrised):
         """x for the first layer, and where the sequences have ended, (T, B), or (T,) without a batch."""
         if lengths is None:
             return x, None
-        shape = shape_of("x", x)
+        shape, _ = check.shape_and_dtype("x", x)
         if np.ndim(lengths) == 0:
             past = np.arange(shape[0] if shape else 0) >= check.integer("lengths", lengths, 0, shape[0] if shape else 0)
         else:

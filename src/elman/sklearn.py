@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
+from .activation import softmax
 from .callbacks import EarlyStopping
 from .dense import Dense
 from .dropout import Dropout
@@ -139,11 +140,7 @@ class _RNNEstimator(BaseEstimator):
         """Those that what follows would call by another name, or not check before it begins."""
         check.choice("cell", self.cell, tuple(CELLS))
         check.choice("pooling", self.pooling, ("last", "mean", "max"))
-        if check.boolean("bidirectional", self.bidirectional) and self.pooling == "last":
-            raise ValueError(
-                'pooling: expected "mean" or "max" with bidirectional=True, got "last", where the reverse direction '
-                "has seen one step only"
-            )
+        check.boolean("bidirectional", self.bidirectional)
         check.integer("num_layers", self.num_layers, 1)
         check.number("dropout", self.dropout, 0.0, 1.0)
         check.integer("epochs", self.epochs, 1)
@@ -165,7 +162,8 @@ class _RNNEstimator(BaseEstimator):
         width = self.hidden_size * (2 if self.bidirectional else 1)
         masks = [Dropout(self.dropout)] if self.dropout else []
         head = Dense(width, outputs, dtype=self.dtype, seed=dense_seed)
-        return Sequential([recurrent, Pooling(self.pooling), *masks, head])
+        pooling = Pooling(self.pooling, bidirectional=self.bidirectional and self.pooling == "last")
+        return Sequential([recurrent, pooling, *masks, head])
 
     def _split(self, X, y, seed):
         """(X, y, (X, y) held out)"""
@@ -233,7 +231,8 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
     Args:
         cell: "gru", "lstm" or "rnn" (tanh).
         hidden_size, num_layers, bidirectional: as in `elman.GRU`.
-        pooling: "last", "mean" or "max" over the true steps; with bidirectional=True "mean" or "max".
+        pooling: "last", "mean" or "max" over the true steps; "last" with bidirectional=True is where each direction
+            ends, the reverse one at the first step.
         dropout: between the recurrent layers and before the output, in training.
         epochs, batch_size: how often all sequences are seen, and how many make one step of the optimiser.
         learning_rate, weight_decay: of `elman.AdamW`.
@@ -320,9 +319,7 @@ class RNNClassifier(ClassifierMixin, _RNNEstimator):
 
     def predict_proba(self, X: Data) -> np.ndarray:
         """(N, C) probabilities, in the order of `classes_`."""
-        logits = self._predicted(X).astype(np.float64)
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (p / p.sum(axis=1, keepdims=True)).astype(self.model_.dtype)
+        return softmax(self._predicted(X))
 
     def _labels(self, X, y):
         y = column_or_1d(y, warn=True)

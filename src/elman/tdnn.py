@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
-from ._blocks import Tape, kept, outer, past_the_ends, product, shape_of, with_batch
+from ._blocks import Tape, kept, outer, past_the_ends, product, with_batch
 from ._parameters import Parametrised
 
 __all__ = ["TDNN"]
@@ -82,7 +82,7 @@ class TDNN(Parametrised):
 
     def forward(self, x: ArrayLike, *, lengths: ArrayLike | None = None) -> tuple[np.ndarray, Tape]:
         """The same y, and a tape for `backward` that holds its own copy of x."""
-        leading = shape_of("x", x)[:-1]
+        leading = check.shape_and_dtype("x", x)[0][:-1]
         x, ends, batched = with_batch(check.array("x", x, self.dtype, (*leading, self.in_features)), lengths)
         T, B, _ = x.shape
         past = None if ends is None else past_the_ends(ends, T)

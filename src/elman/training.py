@@ -19,11 +19,12 @@ from numpy.typing import ArrayLike
 from . import _checks as check
 from . import losses, optimizers
 from . import metrics as metrics_module
+from .activation import softmax
 from .callbacks import Callback
 from .optimizers import clip_grad_norm, clip_grad_value
 from .schedules import ReduceLROnPlateau
 
-__all__ = ["History", "evaluate", "fit", "predict"]
+__all__ = ["History", "evaluate", "fit", "predict", "predict_proba"]
 
 ABSENT = object()  # no y, as None may be a mistake
 POOL = 16  # batches' worth of ragged sequences that are sorted by length together
@@ -37,7 +38,7 @@ class History:
     """What `fit` returns.
 
     history : a dict of lists with one number per epoch: "loss", the metrics, "grad_norm" (the mean norm of the gradient
-        before clipping), "lr", and with validation data "val_loss" and "val_" + each metric.
+        before clipping), "lr" (of its last step), and with validation data "val_loss" and "val_" + each metric.
     epoch : the numbers of the epochs, from initial_epoch.
     optimizer : the one that was used: give it to the next `fit` to go on.
     """
@@ -90,6 +91,7 @@ def fit(
     metrics: Sequence[Function] = (),
     callbacks: Sequence[Callback] = (),
     lr: float | Callable[[int], float] | None = None,
+    lr_interval: str = "epoch",
     clip_norm: float | None = None,
     clip_value: float | None = None,
     tbptt: int | None = None,
@@ -115,8 +117,9 @@ def fit(
         validation_data: (x, y) to evaluate after each epoch.
         metrics: names in `elman.metrics`, or functions (prediction, target) -> float, given lengths= like the loss.
         callbacks: see `Callback`, `EarlyStopping`.
-        lr: sets the learning rate: a number; a function of the epoch, which counts from 0 (see `elman.schedules`); or a
+        lr: sets the learning rate: a number; a function of the epoch or step (see `elman.schedules`); or a
             `ReduceLROnPlateau`, which is shown "val_loss", or "loss" without validation data. None leaves it.
+        lr_interval: what a function lr counts, from 0: "epoch", or "step", `optimizer.steps`, for a warm-up.
         clip_norm, clip_value: for `clip_grad_norm` and `clip_grad_value`, in this order.
         tbptt: truncated backpropagation through time: each batch is run in pieces of so many steps, with a step of the
             optimiser after each; the state goes from piece to piece, the gradient does not. For long series.
@@ -149,6 +152,11 @@ def fit(
             check.number_below(name, value, 0, open_below=True)
     if lr is not None and not callable(lr):
         lr = check.number_below("lr", lr, 0)
+    schedule = None  # by step
+    if check.choice("lr_interval", lr_interval, ("epoch", "step")) == "step" and callable(lr):
+        if isinstance(lr, ReduceLROnPlateau):
+            raise ValueError("lr_interval: expected 'epoch' with a ReduceLROnPlateau, got 'step'")
+        schedule, lr = lr, None
     if tbptt is not None:
         tbptt = check.integer("tbptt", tbptt, 1)
         model._check_streams("tbptt")
@@ -158,6 +166,8 @@ def fit(
     seed = np.random.SeedSequence().entropy if seed is None else check.integer("seed", seed, 0)
     verbose = check.integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0, 1)
     optimizer = _optimizer(optimizer, model)
+    if schedule is not None and not hasattr(optimizer, "steps"):
+        raise TypeError(f"lr_interval: 'step' needs an optimizer with the attribute steps, got {optimizer!r}")
 
     names = (*objective.names, "grad_norm", "lr")
     if held_out is not None:
@@ -174,7 +184,7 @@ def fit(
         means = objective.means() | {"grad_norm": _Mean()}
         for step, indices in enumerate(_with_bar(batches, f"epoch {epoch + 1}/{epochs}", verbose)):
             where = f"epoch {epoch}, step {step}"
-            _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means)
+            _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means, schedule)
         logs = {name: mean.compute() for name, mean in means.items()} | {"lr": float(optimizer.lr)}
         if held_out is not None:
             found = _measure(model, held_out, batch_size, objective)
@@ -193,14 +203,29 @@ def fit(
 
 
 def evaluate(
-    model: Any, x: Data, y: Data, *, loss: Function, metrics: Sequence[Function] = (), batch_size: int = 32
+    model: Any,
+    x: Data,
+    y: Data,
+    *,
+    loss: Function | None = None,
+    metrics: Sequence[Function] = (),
+    batch_size: int = 32,
 ) -> Logs:
     """The mean loss and the metrics over all sequences, or over all true steps, without dropout.
 
-    The arguments are those of `fit`. Returns {"loss": ..., and each metric by its name}.
+    The arguments are those of `fit`; a model does not remember them. loss : None: the metrics alone.
+
+    Returns {"loss": ..., and each metric by its name}. TypeError: neither a loss nor metrics, or another wrong
+    argument. ValueError: likewise.
+
+    >>> model.evaluate(x, y, metrics=["accuracy"])
     """
+    if loss is None and isinstance(metrics, (list, tuple)) and not metrics:
+        raise TypeError("loss: expected a loss or metrics, as in fit (a model does not remember them), got neither")
     batch_size = check.integer("batch_size", batch_size, 1)
-    return _measure(model, _Sequences(model, x, y), batch_size, _Objective(loss, metrics))
+    objective = _Objective(_no_loss if loss is None else loss, metrics)
+    found = _measure(model, _Sequences(model, x, y), batch_size, objective)
+    return found if loss is not None else {name: value for name, value in found.items() if name != "loss"}
 
 
 def predict(model: Any, x: Data, *, batch_size: int = 32) -> np.ndarray | list[np.ndarray]:
@@ -223,15 +248,33 @@ def predict(model: Any, x: Data, *, batch_size: int = 32) -> np.ndarray | list[n
     return results if data.lengths is not None and per_step else np.stack(results)
 
 
+def predict_proba(model: Any, x: Data, *, batch_size: int = 32) -> np.ndarray | list[np.ndarray]:
+    """The probabilities of the classes: `softmax` of what `predict` gives, for a model whose outputs are logits.
+
+    x : as in `fit`.
+
+    Returns, as `predict`, (N, C), (N, T, C) or a list of N arrays (T_i, C). ValueError: a model with one output.
+
+    >>> p = model.predict_proba(x)
+    >>> p.argmax(axis=-1), p.max(axis=-1)
+    """
+    logits = predict(model, x, batch_size=batch_size)
+    if logits[0].shape[-1] < 2:
+        raise ValueError("predict_proba: expected logits of at least 2 classes, got a model with one output")
+    return [softmax(a) for a in logits] if isinstance(logits, list) else softmax(logits)
+
+
 # ------------------------------------------------------------------------------------------------------------ a step
 
 
-def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means):
-    """One batch: a step of the optimiser, or with `tbptt` one for each piece."""
+def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means, schedule):
+    """One batch: a step of the optimiser, or with `tbptt` one for each piece. schedule : of lr by step, or None."""
     inputs, lengths = data.inputs(indices)
     T = len(inputs) if data.timed else 1
     state = targets = None
     for start in range(0, T, tbptt or max(T, 1)):
+        if schedule is not None:
+            optimizer.lr = schedule(optimizer.steps)
         piece = slice(start, start + tbptt) if tbptt else slice(None)
         ends = np.clip(lengths - start, 0, tbptt) if tbptt and lengths is not None else lengths
         prediction, tape = model.forward(inputs[piece], state, lengths=ends, rng=rng)
@@ -304,6 +347,10 @@ class _Objective:
         for name in self.metrics:
             means[name].update(prediction, target, lengths, count)
         return value, dy
+
+
+def _no_loss(prediction, target, lengths=None):
+    return 0.0, None
 
 
 def _with_lengths(function, prediction, target, lengths):
