@@ -251,7 +251,7 @@ class Seq2Seq(Composite):
         state = self._bridged(encoder_tape.state)
         fed = self._fed(target)
         if own is not None:
-            self._replace(fed, own, state, memory, source_lengths)
+            self._mix_in(fed, own, state, memory, source_lengths)
         with placed("decoder"):
             features, decoder_tape = self.decoder.forward(fed, state, lengths=ends, rng=rng)
         attention_tape = None
@@ -524,7 +524,7 @@ class Seq2Seq(Composite):
         with self._drawing.held():
             return self._rng.random(shape) >= self.teacher_forcing
 
-    def _replace(self, fed, own, state, memory, lengths):
+    def _mix_in(self, fed, own, state, memory, lengths):
         """In fed (T+1, B), behind the start: what the model writes, where `own` says so."""
         state = tuple(_each(np.copy, part) for part in state)
         remembered = self._remembered(memory, lengths)
@@ -539,7 +539,7 @@ class Seq2Seq(Composite):
         """One step: token (K, B) -> logits (K, B, V). The state, of K * B sequences, is changed in place."""
         with placed("decoder"):
             h = self.decoder.step(token.reshape(-1), state)
-        features = h.reshape(*token.shape, -1)
+        features = h.reshape(*token.shape, h.shape[1])
         if self.attention is not None:
             context, *_ = self.attention._attend(features, remembered)
             features = np.concatenate([context, features], axis=-1)
