@@ -184,6 +184,9 @@ def test_large_scores_do_not_overflow():
     context, weights = DotAttention()(query, memory, lengths=[2], return_weights=True)
     np.testing.assert_array_equal(weights[0, 0], [1, 0, 0])
     np.testing.assert_array_equal(context, memory[:1])
+    context, weights = DotAttention()(-query, memory, lengths=[1], return_weights=True)  # -180000 beside 0 past the end
+    np.testing.assert_array_equal(weights[0, 0], [1, 0, 0])
+    np.testing.assert_array_equal(context, memory[:1])
 
 
 def test_more_rows_than_one_product_takes():

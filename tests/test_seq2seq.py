@@ -390,12 +390,13 @@ def tiny(seed):
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0])
 def test_a_wide_beam_is_exhaustive_search(penalty):
-    """All that can be written in four tokens, the end included, or without an end."""
+    """All that can be written in four tokens, the end included, or without an end: 31 hypotheses, so that a beam of 31
+    has no place for one that is there twice."""
     source, longest, differ = np.array([[0, 1, 2], [3, 1, 0]]), 4, 0
     for seed in range(4):
         model = tiny(10 * seed)
         got, scores = model.decode(
-            source, max_length=longest, beam_width=81, length_penalty=penalty, return_scores=True
+            source, max_length=longest, beam_width=31, length_penalty=penalty, return_scores=True
         )
         greedy = model.decode(source, max_length=longest)
         for b in range(3):
@@ -410,6 +411,57 @@ def test_a_wide_beam_is_exhaustive_search(penalty):
             assert scores[b] == pytest.approx(found[best], rel=1e-12)
             differ += tuple(greedy[b]) != best
     assert differ  # greedy is not always as good
+
+
+def by_lists(model, source, longest, width, penalty):
+    """A beam search in the plainest words, on one source: what it finds, and its score."""
+    beam = [((), 0.0, False)]  # tokens with the end, log-probability, ended
+    for _ in range(longest):
+        grown = [hypothesis for hypothesis in beam if hypothesis[2]]
+        for tokens, total, ended in beam:
+            if not ended:
+                logits = model(source, np.array(tokens, int).reshape(-1, 1))[-1, 0]
+                of_next = total + logits - np.log(np.exp(logits).sum())
+                grown += [((*tokens, token), p, token == model.end) for token, p in enumerate(of_next)]
+        beam = sorted(grown, key=lambda hypothesis: -hypothesis[1] / len(hypothesis[0]) ** penalty)[:width]
+    tokens, total, ended = beam[0]
+    return tokens[: len(tokens) - ended], total / len(tokens) ** penalty
+
+
+@pytest.mark.parametrize("width, penalty", [(1, 1.0), (2, 1.0), (2, 0.0), (4, 0.7), (5, 1.0)])
+def test_a_beam_against_plain_lists(width, penalty):
+    source, lengths = np.random.default_rng(1).integers(0, 4, (3, 12)), [3, 1, 2] * 4
+    options = {"max_length": 6, "beam_width": width, "length_penalty": penalty, "return_scores": True}
+    for seed in range(2):
+        model = tiny(seed)
+        written, scores = model.decode(source, source_lengths=lengths, **options)
+        for b, n in enumerate(lengths):
+            tokens, score = by_lists(model, source[:n, b : b + 1], 6, width, penalty)
+            assert tuple(written[b]) == tokens and scores[b] == pytest.approx(score, rel=1e-12)
+
+
+def test_an_ended_hypothesis_takes_one_place():
+    """Tokens whose chances depend on the last one only: the end is likely at once, "aaaa" is better in the mean. What
+    would follow the end must not push it out of a beam of two."""
+    chances = np.array(
+        [[0.98, 0.01, 0.01], [0.01, 0.01, 0.98], [0.3, 0.4, 0.3], [0.3, 0.6, 0.1]]
+    )  # after a, end, b, start
+    model = Seq2Seq(
+        [Embedding(1, 4, dtype="f8"), RNN(4, 4, dtype="f8")],
+        [Embedding(4, 4, dtype="f8"), RNN(4, 4, nonlinearity="relu", bias=False, dtype="f8")],
+        [Dense(4, 3, bias=False, dtype="f8")],
+        start=3,
+        end=1,
+    )
+    with model.edit() as p:
+        p["decoder.0.weight"][:] = p["decoder.1.weight_ih_l0"][:] = np.eye(4)
+        p["decoder.1.weight_hh_l0"][:] = 0
+        p["output.0.weight"][:] = np.log(chances).T
+    source, options = np.zeros((1, 1), int), {"max_length": 4, "return_scores": True}
+    (written,), (score,) = model.decode(source, beam_width=1, **options)
+    assert len(written) == 0 and score == pytest.approx(np.log(0.6))
+    (written,), (score,) = model.decode(source, beam_width=2, **options)
+    assert written.tolist() == [0, 0, 0, 0] and score == pytest.approx((np.log(0.3) + 3 * np.log(0.98)) / 4)
 
 
 def test_a_beam_is_between_greedy_and_exhaustive():

@@ -80,8 +80,6 @@ class _Attention:
             dscores = weights * (dweights - (weights * dweights).sum(axis=2, keepdims=True))
             dquery, dvalues, new = self._scores_backward(query, remembered, projected, dscores)
             dmemory = _batched(weights.swapaxes(1, 2), d).swapaxes(0, 1) + dvalues
-            if remembered.past is not None:
-                dmemory[remembered.past[:, 0].T] = 0
             return dquery, dmemory, self._given(grads, new)
 
     def _attend(self, query, remembered):
