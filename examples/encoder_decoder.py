@@ -6,7 +6,8 @@ The dates are generated: days from 1930 to 2029 in the ways of WAYS below, "3 Ma
 03.05.1999", to be written as "1999-05-03". Every fifth day is kept for the test, in all its ways. Dots put the day
 first, slashes the month; a year of two digits is the one from 1930 to 2029.
 
-Result on one core, in 0 s:
+Result on one core, in 25 s: learned from 20000 dates; of 4000 others, on days that it has not seen, 100.00 % are right
+in every character.
 """
 
 from __future__ import annotations

@@ -443,9 +443,7 @@ def test_a_beam_against_plain_lists(width, penalty):
 def test_an_ended_hypothesis_takes_one_place():
     """Tokens whose chances depend on the last one only: the end is likely at once, "aaaa" is better in the mean. What
     would follow the end must not push it out of a beam of two."""
-    chances = np.array(
-        [[0.98, 0.01, 0.01], [0.01, 0.01, 0.98], [0.3, 0.4, 0.3], [0.3, 0.6, 0.1]]
-    )  # after a, end, b, start
+    after_a, after_end, after_b, after_start = [0.98, 0.01, 0.01], [0.01, 0.01, 0.98], [0.3, 0.4, 0.3], [0.3, 0.6, 0.1]
     model = Seq2Seq(
         [Embedding(1, 4, dtype="f8"), RNN(4, 4, dtype="f8")],
         [Embedding(4, 4, dtype="f8"), RNN(4, 4, nonlinearity="relu", bias=False, dtype="f8")],
@@ -456,7 +454,7 @@ def test_an_ended_hypothesis_takes_one_place():
     with model.edit() as p:
         p["decoder.0.weight"][:] = p["decoder.1.weight_ih_l0"][:] = np.eye(4)
         p["decoder.1.weight_hh_l0"][:] = 0
-        p["output.0.weight"][:] = np.log(chances).T
+        p["output.0.weight"][:] = np.log([after_a, after_end, after_b, after_start]).T
     source, options = np.zeros((1, 1), int), {"max_length": 4, "return_scores": True}
     (written,), (score,) = model.decode(source, beam_width=1, **options)
     assert len(written) == 0 and score == pytest.approx(np.log(0.6))
@@ -781,6 +779,7 @@ def test_errors(make, error, words):
         ({"y": [[0, 1], [0.5]]}, TypeError, r"y\[1\]: expected integers"),
         ({"y": [[0, 1], 2]}, ValueError, r"y\[1\]: expected shape"),
         ({"y": [[0, 1], [6]]}, ValueError, r"y\[1\]: expected 0 to 5"),
+        ({"y": [[0, 5], [1]]}, ValueError, r"y\[0\]: expected no end token \(5\)"),
         ({"validation_data": ([[1]], [[9]])}, ValueError, r"validation_data: y\[0\]: expected 0 to 5"),
         ({"tbptt": 2}, ValueError, "tbptt: expected None, since a Seq2Seq needs whole sequences"),
         ({"loss": "ctc"}, ValueError, "loss: expected one with a target for every step for a Seq2Seq, got ctc"),

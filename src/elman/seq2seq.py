@@ -61,6 +61,8 @@ class _Pairs(training._Sequences):
             shape = shape_of(name, item)
             tokens = check._whole_numbers(name, item, shape if len(shape) == 1 else ("T",)).astype(np.intp)
             _check_tokens(name, tokens, model._classes)
+            if (tokens == model.end).any():
+                raise ValueError(f"{name}: expected no end token ({model.end}), since it is put behind every target")
             self._given.append(tokens)
             self._checked.append(np.append(tokens, model.end))  # as `targets` hands them out
 
@@ -103,8 +105,8 @@ class Seq2Seq(Composite):
         directions' states go side by side, so that its decoder has twice its hidden_size.
     output : likewise; no recurrent layer, Dense last: one logit for each of the V tokens that can be written.
     attention : DotAttention, AdditiveAttention or None.
-    start, end : the tokens before and after each target, among those of the decoder's Embedding; `end` below V. No
-        target that is given or returned holds them: they come and go here.
+    start, end : the tokens before and after each target, among those of the decoder's Embedding; `end` below V. They
+        come and go here: no target that is returned holds them, and none that is given to `fit` may hold `end`.
     teacher_forcing : 0 to 1: how likely the decoder is fed, in `forward`, with the true token before, else with the one
         that it would have written itself (scheduled sampling, Bengio et al. 2015, a coin for each token). May be set
         at any time, between epochs by a `Callback`. Below 1 the target is first written step by step, without the
@@ -391,7 +393,7 @@ class Seq2Seq(Composite):
 
     def predict(
         self,
-        x: Any,
+        x: training.Data,
         *,
         batch_size: int = 32,
         max_length: int = 100,

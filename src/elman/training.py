@@ -464,7 +464,7 @@ class _Sequences:
 
 
 def _sequences(model, *arguments):
-    """x and y in the way that the model reads them."""
+    """x and y as `_Sequences`, or as the class of that kind which the model brings along: Seq2Seq's pairs."""
     return getattr(model, "_training_data", _Sequences)(model, *arguments)
 
 
