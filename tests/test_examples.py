@@ -1,5 +1,6 @@
 """The examples run, learn, and compare themselves with baselines that are right."""
 
+import datetime
 import importlib.util
 import math
 import sys
@@ -78,6 +79,35 @@ def test_characters_are_tagged(tmp_path):
     assert found["string"].startswith('"""Two\nlines.""""a"f"b')
     assert found["name"][:2] == "xy" and "==" in found["other"]
     assert set(tags[len(source) :]) == {"comment"}
+
+
+def test_encoder_decoder(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    results = load("encoder_decoder").main(["--quick", "--plot", str(tmp_path / "attention.png")])
+    assert 0.9 < results["exact"] <= 1
+    assert (tmp_path / "attention.png").stat().st_size > 5000
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 11 and printed[0].startswith("learned from 4000 dates; of 300 others ")
+
+
+def test_dates_are_written_as_people_do():
+    dates = load("encoder_decoder")
+    day = datetime.date(1999, 5, 3)
+    assert [dates.write(day, way) for way in dates.WAYS] == [
+        "3 May 1999", "3 May 99", "May 3rd, 99", "May 3, 1999", "May 3, 1999", "the 3rd of May 1999",
+        "Monday, 03.05.1999", "Monday, 3 May 1999", "Mon 3 May 1999", "3.5.99", "5/3/1999", "05/03/99", "3-May-1999",
+        "1999, May 3",
+    ]  # fmt: skip
+    ends = {n: dates.write(datetime.date(2007, 12, n), dates.WAYS[2]) for n in (1, 2, 11, 12, 13, 21, 22, 23, 30)}
+    assert [ends[n][len(f"December {n}") :] for n in ends] == [
+        f"{th}, 07" for th in "st nd th th th st nd rd th".split()
+    ]
+    assert dates.write(datetime.date(2007, 12, 1), dates.WAYS[1]) == "1 Dec 07"
+    x, y = dates.make_dates(3000, True, np.random.default_rng(0))
+    others = dates.make_dates(3000, False, np.random.default_rng(0))[1]
+    assert not set(y) & set(others) and len(set(y)) > 2000
+    assert {"1930", "2029"} < {date[:4] for date in y} and all(dates.text(dates.tokens(date)) == date for date in y)
+    assert all(0 <= dates.read(text).min() and dates.read(text).max() < 95 for text in x)
 
 
 def test_forecasting(capsys):

@@ -4,6 +4,7 @@ from . import diagnostics, functional, initializers, losses, metrics, reference,
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState
 from .activation import Activation, log_softmax, softmax
+from .attention import AdditiveAttention, DotAttention
 from .callbacks import Callback, Checkpoint, EarlyStopping
 from .cells import AUGRU, SRU, IndRNN, Jordan
 from .dense import Dense
@@ -22,6 +23,7 @@ from .losses import (
 from .optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
 from .pooling import Pooling
 from .saving import load, load_checkpoint, read_params, save, save_checkpoint, save_params
+from .seq2seq import Seq2Seq
 from .sequential import Sequential
 from .tdnn import TDNN
 from .training import History
@@ -39,9 +41,11 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "AdditiveAttention",
     "Callback",
     "Checkpoint",
     "Dense",
+    "DotAttention",
     "Dropout",
     "EarlyStopping",
     "Embedding",
@@ -49,6 +53,7 @@ __all__ = [
     "LSTMState",
     "Pooling",
     "RMSprop",
+    "Seq2Seq",
     "Sequential",
     "__version__",
     "binary_cross_entropy",

@@ -29,12 +29,14 @@ from numpy.typing import ArrayLike
 from . import _checks as check
 from ._safetensors import Entry, Reader, shown, write
 from .activation import Activation
+from .attention import AdditiveAttention, DotAttention
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
 from .optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from .pooling import Pooling
+from .seq2seq import Seq2Seq
 from .sequential import Sequential
 from .tdnn import TDNN
 
@@ -71,7 +73,10 @@ KINDS = {
         Kind(Activation),
         Kind(Dropout),
         Kind(Pooling, later=("bidirectional",)),
+        Kind(DotAttention),
+        Kind(AdditiveAttention, (("units", "query_size"), ("units", "memory_size"))),
         Kind(Sequential),
+        Kind(Seq2Seq),
     )
 }
 
@@ -83,7 +88,7 @@ def save(path: str | os.PathLike[str], layer: Any) -> None:
     """Keep a layer, or a model made of layers: what it is and its weights, in one safetensors file.
 
     path : where to; a file that is there is replaced at the end, whole or not at all.
-    layer : an RNN, LSTM, GRU, Dense, Embedding, TDNN, or a Sequential.
+    layer : an RNN, LSTM, GRU, Dense, Embedding, TDNN, AdditiveAttention, or a Sequential or Seq2Seq.
 
     Not kept: the state of the generator that draws dropout's masks, and optimisers (see `save_checkpoint`). The same
     layer gives the same bytes. The weights are named as in `params`, so PyTorch can load a layer's file too:

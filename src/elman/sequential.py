@@ -37,7 +37,46 @@ class Tape:
         return f"<tape of {self._model!r}>"
 
 
-class Sequential(Parametrised):
+class Composite(Parametrised):
+    """A model whose weights are those of its layers: the subclass says in `_weighted` which, and under what names."""
+
+    def _weighted(self) -> list[tuple[str, Parametrised]]:
+        raise NotImplementedError
+
+    @property
+    def params(self) -> Params:
+        """The weights of all layers as they are now: a read-only mapping of read-only arrays.
+
+        >>> model.params["0.weight_ih_l0"].shape
+        (256, 12)
+        """
+        return Params({f"{i}.{name}": a for i, layer in self._weighted() for name, a in layer.params.items()})
+
+    @contextmanager
+    def _sole_writer(self, who: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            # One order for all writers: two that share layers would else wait for each other for ever.
+            for layer in sorted((layer for _, layer in self._weighted()), key=id):
+                stack.enter_context(layer._sole_writer(who))
+            yield
+
+    def _snapshot_of(self, params: dict[str, np.ndarray]) -> Any:
+        """One snapshot for each layer with weights."""
+        return [
+            layer._snapshot_of({name: params[f"{i}.{name}"] for name in layer.params}) for i, layer in self._weighted()
+        ]
+
+    @property
+    def _snapshot(self) -> Any:
+        return [layer._snapshot for _, layer in self._weighted()]
+
+    @_snapshot.setter
+    def _snapshot(self, snapshots: Any) -> None:
+        for (_, layer), snapshot in zip(self._weighted(), snapshots):
+            layer._snapshot = snapshot
+
+
+class Sequential(Composite):
     """A model from a list of layers, each one fed with what the layer before gives out.
 
     layers : different layers, all of one dtype and time first: LSTM, GRU, RNN, Dense, Embedding, TDNN, Dropout,
@@ -200,13 +239,20 @@ class Sequential(Parametrised):
             raise ValueError(f"tape: expected one of this model, got one of another, {tape._model!r}")
         if grads is not None:
             self._checked_grads(grads, (("dy", dy),) if isinstance(dy, np.ndarray) else ())
+        dx, _, new = self._backward(tape, dy)
+        return dx, self._accumulated(grads, new)
+
+    def _backward(self, tape: Tape, dy: Any, dstate: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...], Any]:
+        """dx, the gradient by the initial states, and by every weight. dstate : by the final states, or ()."""
         d: Any = dy if tape._past is None or self._pools else self._zeroed("dy", dy, tape._past)
-        new = {}
+        final, initial, new = list(dstate), [], {}
         for i in reversed(range(len(self.layers))):
+            given = {"dstate": final.pop()} if dstate and "state" in self._takes[i] else {}
             with self._place(i):
-                d, *_, layer_grads = self.layers[i].backward(tape._tapes[i], d)
+                d, *dstate_i, layer_grads = self.layers[i].backward(tape._tapes[i], d, **given)
+            initial[:0] = dstate_i
             new.update({f"{i}.{name}": g for name, g in layer_grads.items()})
-        return d, self._accumulated(grads, new)
+        return d, tuple(initial), new
 
     def zero_state(self, batch: int | None = None) -> tuple[Any, ...]:
         """A state of zeros for `step`, a call or `forward`: the `zero_state(batch)` of each recurrent layer.
@@ -246,45 +292,13 @@ class Sequential(Parametrised):
 
     # ------------------------------------------------------------------------------------------ weights and copies
 
-    @property
-    def params(self) -> Params:
-        """The weights of all layers as they are now: a read-only mapping of read-only arrays.
-
-        >>> model.params["0.weight_ih_l0"].shape
-        (256, 12)
-        """
-        return Params({f"{i}.{name}": a for i, layer in self._weighted() for name, a in layer.params.items()})
-
     def astype(self, dtype: DTypeLike) -> Sequential:
         """A copy of the model that works in another dtype, float32 or float64."""
         dtype = check.dtype_of("dtype", dtype)
         return Sequential([x.astype(dtype) if isinstance(x, Parametrised) else copy.deepcopy(x) for x in self.layers])
 
-    def _weighted(self) -> list[tuple[int, Parametrised]]:
-        return [(i, layer) for i, layer in enumerate(self.layers) if isinstance(layer, Parametrised)]
-
-    @contextmanager
-    def _sole_writer(self, who: str) -> Iterator[None]:
-        with ExitStack() as stack:
-            # One order for all writers: two that share layers would else wait for each other for ever.
-            for layer in sorted((layer for _, layer in self._weighted()), key=id):
-                stack.enter_context(layer._sole_writer(who))
-            yield
-
-    def _snapshot_of(self, params: dict[str, np.ndarray]) -> Any:
-        """One snapshot for each layer with weights."""
-        return [
-            layer._snapshot_of({name: params[f"{i}.{name}"] for name in layer.params}) for i, layer in self._weighted()
-        ]
-
-    @property
-    def _snapshot(self) -> Any:
-        return [layer._snapshot for _, layer in self._weighted()]
-
-    @_snapshot.setter
-    def _snapshot(self, snapshots: Any) -> None:
-        for (_, layer), snapshot in zip(self._weighted(), snapshots):
-            layer._snapshot = snapshot
+    def _weighted(self) -> list[tuple[str, Parametrised]]:
+        return [(str(i), layer) for i, layer in enumerate(self.layers) if isinstance(layer, Parametrised)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"layers": self.layers}
@@ -345,9 +359,16 @@ class Sequential(Parametrised):
     @contextmanager
     def _place(self, i):
         """Errors of layer i say so."""
-        try:
+        with placed(f"layers[{i}], {type(self.layers[i]).__name__}"):
             yield
-        except (ValueError, TypeError) as error:
-            if type(error) not in (ValueError, TypeError):
-                raise
-            raise type(error)(f"layers[{i}], {type(self.layers[i]).__name__}: {error}") from error
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Errors say where in a model they come from."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if type(error) not in (ValueError, TypeError):
+            raise
+        raise type(error)(f"{where}: {error}") from error

@@ -140,8 +140,8 @@ def fit(
         FloatingPointError: the loss or the gradient is NaN or infinite, or the optimiser refuses the step for such a
             reason: at once, before the weights change.
     """
-    data = _Sequences(model, x, y)
-    held_out = None if validation_data is None else _Sequences(model, *_pair(validation_data), "validation_data: ")
+    data = _sequences(model, x, y)
+    held_out = None if validation_data is None else _sequences(model, *_pair(validation_data), "validation_data: ")
     epochs, initial_epoch = check.integer("epochs", epochs, 0), check.integer("initial_epoch", initial_epoch, 0)
     batch_size = check.integer("batch_size", batch_size, 1)
     objective = _Objective(loss, metrics)
@@ -224,7 +224,7 @@ def evaluate(
         raise TypeError("loss: expected a loss or metrics, as in fit (a model does not remember them), got neither")
     batch_size = check.integer("batch_size", batch_size, 1)
     objective = _Objective(_no_loss if loss is None else loss, metrics)
-    found = _measure(model, _Sequences(model, x, y), batch_size, objective)
+    found = _measure(model, _sequences(model, x, y), batch_size, objective)
     return found if loss is not None else {name: value for name, value in found.items() if name != "loss"}
 
 
@@ -277,7 +277,7 @@ def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, whe
             optimizer.lr = schedule(optimizer.steps)
         piece = slice(start, start + tbptt) if tbptt else slice(None)
         ends = np.clip(lengths - start, 0, tbptt) if tbptt and lengths is not None else lengths
-        prediction, tape = model.forward(inputs[piece], state, lengths=ends, rng=rng)
+        prediction, tape, ends = data.forward(model, indices, inputs[piece], state, ends, rng)
         state = tape.state if tbptt else None
         if targets is None:
             targets = objective.targets(data, indices, prediction)
@@ -305,7 +305,7 @@ def _measure(model, data, batch_size, objective):
     means = objective.means()
     for indices in data.by_length(batch_size):
         inputs, lengths = data.inputs(indices)
-        prediction = model(inputs, lengths=lengths)
+        prediction, lengths = data.call(model, indices, inputs, lengths)
         objective.compare(prediction, objective.targets(data, indices, prediction), lengths, means)
     return {name: mean.compute() for name, mean in means.items()}
 
@@ -460,6 +460,14 @@ class _Sequences:
             return (x.swapaxes(0, 1) if self.timed else x), None
         return _padded([self.x[i] for i in indices]), self.lengths[indices]
 
+    def forward(self, model, indices, inputs, state, lengths, rng):
+        """The model's prediction, its tape, and the prediction's lengths, for these inputs or a piece of them."""
+        return *model.forward(inputs, state, lengths=lengths, rng=rng), lengths
+
+    def call(self, model, indices, inputs, lengths):
+        """The prediction without training, and its lengths."""
+        return model(inputs, lengths=lengths), lengths
+
     def targets(self, indices, per_step):
         """y (T, B, ...) for predictions per step, else (B, ...)."""
         if self._checked is None:
@@ -500,6 +508,11 @@ class _Sequences:
         if a.ndim != 2:
             raise ValueError(f"{name}: expected shape (T, I), or (T,) integers, got {check._kind(a)}")
         return check.array(name, value, model.dtype, a.shape)
+
+
+def _sequences(model, *arguments):
+    """x and y as `_Sequences`, or as the class of that kind which the model brings along: Seq2Seq's pairs."""
+    return getattr(model, "_training_data", _Sequences)(model, *arguments)
 
 
 def _cut(order, size):
