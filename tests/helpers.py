@@ -149,7 +149,7 @@ class Problem:
         dx, dstate, dweights, *drow = self.cell.run(module, "backward", tape, self.dy, self.cell.state(self.dstate))
         dparts = zip(self.cell.parts, self.cell.parts_of(dstate), strict=True)
         gradients = {"x": dx} | {f"{part}0": a for part, a in dparts} | self._named(dweights)
-        return gradients | {"row": a for a in drow}
+        return gradients | dict(zip(("row",), drow))
 
     def _named(self, weights):
         return {

@@ -1,5 +1,5 @@
-"""The cells and the noise that have no functions of their own: gradients of the reference by central differences, kernels
-against reference, and the promise about bits."""
+"""The cells that have no functions of their own, and every cell with noise: gradients of the reference by central
+differences, kernels against reference, and the promise about bits."""
 
 from __future__ import annotations
 

@@ -62,18 +62,34 @@ def test_what_was_saved_comes_back(path, name, dtype):
 def test_every_argument_is_kept(path):
     """None of them at its default; a description that forgot one would not notice in most round trips."""
     common = {"bidirectional": True, "batch_first": True, "dropout": 0.5, "bias": False, "dtype": np.float64}
-    common |= {"backend": "reference", "clip": 1.5, "grad_clip": 0.5, "merge": "mul"}
+    common |= {"backend": "reference", "grad_clip": 0.5, "merge": "mul", "train_state": True, "input_dropout": 0.25}
+    clipped = common | {"clip": 1.5, "recurrent_dropout": 0.125, "weight_dropout": 0.375, "zoneout": (0.25, 0.0)}
     three = ("hardsigmoid", ("elu", 0.5), ("scaledtanh", 1.5, 0.5))
     layers = [
-        elman.RNN(3, 4, 2, nonlinearity=("leakyrelu", 0.25), **common),
-        elman.GRU(3, 4, 2, reset_after=False, activations=three[:2], **common),
-        elman.LSTM(3, 4, 2, peephole=True, coupled="i=1-f", cell_clip=2.5, activations=three, **common),
+        elman.RNN(3, 4, 2, nonlinearity=("leakyrelu", 0.25), leak=0.5, **clipped),
+        elman.GRU(3, 4, 2, reset_after=False, activations=three[:2], **clipped),
+        elman.LSTM(
+            3,
+            4,
+            2,
+            peephole=True,
+            coupled="i=1-f",
+            cell_clip=2.5,
+            activations=three,
+            proj_size=3,
+            proj_clip=2,
+            **clipped,
+        ),
+        elman.Jordan(3, 4, 5, 2, activations=("relu", "sigmoid"), **clipped),
+        elman.IndRNN(3, 4, 2, activations=("relu",), clip=1.5, zoneout=(0.25, 0.0), **common),
+        elman.SRU(3, 4, 2, activations=("tanh",), zoneout=(0.0, 0.25), **common),
+        elman.AUGRU(3, 4, 2, **{name: value for name, value in clipped.items() if name != "clip"}),
     ]
     for layer in layers:
         for name, parameter in inspect.signature(type(layer)).parameters.items():
-            if name not in ("seed", "forget_bias", "input_size", "hidden_size") and (name, type(layer)) != (
-                "activations", elman.RNN,
-            ):  # fmt: skip
+            apart = {("activations", elman.RNN)} | {(n, elman.SRU) for n in ("recurrent_dropout", "weight_dropout")}
+            apart |= {(n, elman.IndRNN) for n in ("recurrent_dropout", "weight_dropout")}
+            if name not in ("seed", "forget_bias", "input_size", "hidden_size") and (name, type(layer)) not in apart:
                 assert getattr(layer, name) != parameter.default, name
         elman.save(path, layer)
         public = {k: v for k, v in vars(layer).items() if not k.startswith("_")}

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
 from . import functional
-from ._blocks import Tape, _blocks, floats, kept, no_weights, outer, past_the_ends, product
+from ._blocks import Tape, _blocks, kept, no_weights, outer, past_the_ends, product
 from ._parameters import Parametrised
 
 __all__ = ["AdditiveAttention", "DotAttention"]
@@ -116,7 +116,7 @@ class DotAttention(_Attention):
         return "DotAttention()"
 
     def _checked(self, query, memory, lengths):
-        query = floats("query", query)
+        query = check.floats("query", query)
         if query.ndim != 3:
             raise ValueError(f"query: expected shape (T, B, Q), got {query.shape}")
         memory = check.array("memory", memory, query.dtype, ("S", *query.shape[1:]))

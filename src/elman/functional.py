@@ -23,7 +23,8 @@ from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, NO_ZONEOUT, Activation,
 from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
 
 __all__ = [
-    "cell_backward", "cell_forward", "cell_pack", "cell_step", "exp", "gru_backward", "gru_forward", "gru_pack", "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
+    "cell_backward", "cell_forward", "cell_pack", "cell_step", "exp", "gru_backward", "gru_forward", "gru_pack",
+    "gru_step", "lstm_backward", "lstm_forward", "lstm_pack",
     "lstm_step", "rnn_backward", "rnn_forward", "rnn_pack", "rnn_step", "sigmoid", "tanh",
 ]  # fmt: skip
 

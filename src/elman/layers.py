@@ -81,6 +81,22 @@ class Tape:
         return f"<tape of {self._layer!r}: T={self._steps}, B={self._batch}>"
 
 
+class _Signature:
+    """`inspect.signature` of a cell, with the arguments that it passes on as **common: for help, repr and saving."""
+
+    def __get__(self, layer: Any, cls: type) -> Any:
+        import inspect  # takes longer than all of elman
+
+        if layer is not None:
+            raise AttributeError("__signature__")
+        _, *own = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        if own[-1].kind is own[-1].VAR_KEYWORD:
+            names = {parameter.name for parameter in own}
+            general = inspect.signature(Recurrent.__init__).parameters.values()
+            own[-1:] = [p for p in general if p.kind is p.KEYWORD_ONLY and p.name not in names]
+        return inspect.Signature(own)
+
+
 class Recurrent(Parametrised, Generic[State]):
     """What RNN, LSTM and GRU have in common; use those.
 
@@ -88,6 +104,7 @@ class Recurrent(Parametrised, Generic[State]):
     `bidirectional`, `batch_first`, `dropout`, `bias`, `dtype`, `backend`, ...) can be read and are fixed.
     """
 
+    __signature__ = _Signature()
     _prefix = "cell"  # of the backend's functions; with "cell" they take the family's name first
     _family: str  # of _options.FORMS: what the weights and the state look like
     _cell_options: Mapping[str, Any] = {}  # settings that the backend's functions take, and their defaults
@@ -585,13 +602,9 @@ class Recurrent(Parametrised, Generic[State]):
         import inspect  # takes longer than all of elman
 
         shown = [str(self.input_size), str(self.hidden_size)]
-        parameters = {}
-        for function in (Recurrent.__init__, type(self).__init__):  # the first for those that pass the rest on
-            parameters.update(inspect.signature(function).parameters)
-        given = inspect.signature(type(self).__init__).parameters
-        for name in (*(n for n in given if n != "common"), *(n for n in parameters if n not in given)):
-            value = getattr(self, name, parameters[name].default)
-            if name not in ("self", "input_size", "hidden_size") and value != parameters[name].default:
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name, parameter.default)
+            if name not in ("input_size", "hidden_size") and value != parameter.default:
                 shown.append(f"{name}={str(value)!r}" if name == "dtype" else f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 

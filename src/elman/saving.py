@@ -27,9 +27,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks as check
+from ._options import FORMS
 from ._safetensors import Entry, Reader, shown, write
 from .activation import Activation
 from .attention import AdditiveAttention, DotAttention
+from .cells import AUGRU, SRU, IndRNN, Jordan
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
@@ -52,21 +54,34 @@ class Kind(NamedTuple):
     """What a line of `KINDS` says of a class; its constructor's arguments must be attributes of the same names."""
 
     cls: type[Any]
-    least: tuple[tuple[int | str, ...], ...] = ()  # products of numbers and arguments: it has no fewer weights
+    # Products of numbers and arguments: it has no fewer weights. "outputs" is what comes out of a recurrent layer.
+    least: tuple[tuple[int | str, ...], ...] = ()
     later: tuple[str, ...] = ()  # arguments that files may lack, since they came later: their default is meant
 
 
-def _recurrent(gates: int) -> tuple[tuple[int | str, ...], ...]:
-    return (gates, "hidden_size", "input_size"), (gates, "num_layers", "hidden_size", "hidden_size")
+def _recurrent(cls: type[Any], family: str, *later: str) -> Kind:
+    """A recurrent layer of a family of cells, with what came after the first files could be written."""
+    form = FORMS[family]
+    least: tuple[tuple[int | str, ...], ...] = ((form.gates, "hidden_size", "input_size"),)
+    if form.is_recurrent:
+        least = (*least, (form.gates, "num_layers", "hidden_size", "outputs"))
+    return Kind(cls, least, later)
 
 
-_LATER = ("activations", "clip", "grad_clip", "merge")
+_LATER = (
+    "activations", "clip", "grad_clip", "merge", "zoneout", "input_dropout", "recurrent_dropout", "weight_dropout",
+    "train_state",
+)  # fmt: skip
 KINDS = {
     kind.cls.__name__: kind
     for kind in (
-        Kind(RNN, _recurrent(gates=1), _LATER),
-        Kind(LSTM, _recurrent(gates=4), (*_LATER, "peephole", "coupled", "cell_clip")),
-        Kind(GRU, _recurrent(gates=3), _LATER),
+        _recurrent(RNN, "rnn", *_LATER, "leak"),
+        _recurrent(LSTM, "lstm", *_LATER, "peephole", "coupled", "cell_clip", "proj_size", "proj_clip"),
+        _recurrent(GRU, "gru_reset_after", *_LATER),
+        _recurrent(Jordan, "jordan"),
+        _recurrent(IndRNN, "indrnn"),
+        _recurrent(SRU, "sru"),
+        _recurrent(AUGRU, "augru_reset_after"),
         Kind(Dense, (("in_features", "out_features"),)),
         Kind(Embedding, (("num_embeddings", "embedding_dim"),)),
         Kind(TDNN, (("in_features", "out_features", "kernel_size"),)),
@@ -341,7 +356,9 @@ class _Builder:
 
     def _check_size(self, name: str, kind: Kind, given: dict[str, Any]) -> None:
         """Refuse, before it is made, a layer that would be large beside the file."""
-        sizes = {n: given[n] for product in kind.least for n in product if isinstance(n, str)}
+        outputs = given.get("proj_size") or given.get("output_size") or given.get("hidden_size")
+        known = given | {"outputs": outputs}
+        sizes = {n: known[n] for product in kind.least for n in product if isinstance(n, str)}
         for size, value in sizes.items():
             if type(value) is not int or value < 1:
                 self._refuse(f"{name}: {size}: expected a whole number of at least 1, got {shown(value)}")
@@ -349,7 +366,7 @@ class _Builder:
         self._weights -= max(products, default=0)
         self._arrays -= sizes.get("num_layers", 0)
         if self._weights < 0 or self._arrays < 0:
-            shape = ", ".join(f"{size}={value}" for size, value in sizes.items())
+            shape = ", ".join(f"{size}={value}" for size, value in sizes.items() if size in given)
             self._refuse(f"{name}: {shape}: needs more weights than the file holds")
 
 

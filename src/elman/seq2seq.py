@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
 from . import training
-from ._blocks import past_the_ends, shape_of
+from ._blocks import past_the_ends
 from ._locks import ForkSafeLock
 from ._parameters import Parametrised
 from .attention import AdditiveAttention, DotAttention
@@ -58,7 +58,7 @@ class _Pairs(training._Sequences):
         self._given, self._checked = [], []
         for i, item in enumerate(y):
             name = f"{where}y[{i}]"
-            shape = shape_of(name, item)
+            shape, _ = check.shape_and_dtype(name, item)
             tokens = check._whole_numbers(name, item, shape if len(shape) == 1 else ("T",)).astype(np.intp)
             _check_tokens(name, tokens, model._classes)
             if (tokens == model.end).any():
@@ -487,7 +487,7 @@ class Seq2Seq(Composite):
 
     def _checked_source(self, source: Any, lengths: Any, B: int | None = None) -> np.ndarray | None:
         """The source's lengths; its values are the encoder's business."""
-        shape = shape_of("source", source)
+        shape, _ = check.shape_and_dtype("source", source)
         rank = 2 if isinstance(self.encoder.layers[0], Embedding) else 3
         if len(shape) != rank:
             raise ValueError(f"source: expected shape {'(S, B)' if rank == 2 else '(S, B, I)'}, got {shape}")
@@ -497,7 +497,7 @@ class Seq2Seq(Composite):
 
     def _checked_target(self, target: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """A copy that is 0 past the ends, and the lengths with the end token."""
-        shape = shape_of("target", target)
+        shape, _ = check.shape_and_dtype("target", target)
         if len(shape) != 2:
             raise ValueError(f"target: expected shape (T, B), got {shape}")
         a = np.array(check._whole_numbers("target", target, shape), np.intp)
