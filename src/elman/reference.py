@@ -846,7 +846,8 @@ def _forward(
             rows = np.flatnonzero(t < ends)
             cut = cuts[t, rows, None]
             before = tuple(np.where(cut, 0, part[rows]) for part in state_t)
-            x_t, row_t = x[t, rows], (numbers[t, rows, None],) if form.row else ()
+            x_t = x[t, rows]
+            row_t = (numbers[t, rows, None],) if form.row else ()
             after, saved = cell.step(x_t, before, _masked(w, noise, direction, rows), *row_t)
             after = list(after)
             for k, old in enumerate(before, first):
