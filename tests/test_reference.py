@@ -851,5 +851,7 @@ def test_a_refused_call_changes_nothing(cell):
 
 def test_names():
     """elman.functional exports the same ones."""
-    cells = [f"{cell}_{what}" for cell in ("rnn", "lstm", "gru", "cell") for what in ("pack", "forward", "backward", "step")]
+    cells = [
+        f"{cell}_{what}" for cell in ("rnn", "lstm", "gru", "cell") for what in ("pack", "forward", "backward", "step")
+    ]
     assert sorted(reference.__all__) == sorted(cells + ["exp", "sigmoid", "tanh"])
