@@ -71,7 +71,13 @@ ENTRIES = [
     Entry("LSTM(clip=3)", of("LSTM", clip=3.0), "gates of clip(a)", "ONNX", *LSTM),
     Entry("LSTM(cell_clip=3)", of("LSTM", cell_clip=3.0), "c' = clip(f c + i g)", "TFLite", *LSTM),
     Entry(
-        "LSTM(proj_size=H // 2)", half("LSTM", "proj_size"), "h' = W_hr (o tanh(c'))", "Sak et al. 2014", 4 + 2 + 0.5, 5
+        "LSTM(proj_size=H // 2)",
+        half("LSTM", "proj_size"),
+        "h' = W_hr (o tanh(c'))",
+        "Sak et al. 2014",
+        "LSTM(I, H)",
+        4 + 2 + 0.5,
+        5,
     ),
     Entry(
         "LSTM(proj_size=H // 2, proj_clip=1)",
