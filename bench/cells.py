@@ -163,7 +163,15 @@ ENTRIES = [
         1.5,
     ),
     Entry("IndRNN(I, H)", of("IndRNN"), "h' = tanh(W_ih x + b + u h)", "Li et al. 2018", "RNN(I, H)", 1, 1),
-    Entry("SRU(I, H)", of("SRU"), "c' = f c + (1 - f) u, h' = r c' + (1 - r) s; gates see c", "Lei et al. 2018", 4, 3),
+    Entry(
+        "SRU(I, H)",
+        of("SRU"),
+        "c' = f c + (1 - f) u, h' = r c' + (1 - r) s; gates see c",
+        "Lei et al. 2018",
+        "LSTM(I, H)",
+        4,
+        3,
+    ),
     Entry("AUGRU(I, H)", of("AUGRU"), "z~ = (1 - a_t) z in a GRU", "Zhou et al. 2019, oneDNN", *GRU),
 ]
 
