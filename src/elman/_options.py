@@ -186,10 +186,10 @@ def of(family: str, given: Mapping[str, Any]) -> Options:
         return PLAIN[family]
     checked = PLAIN[family]._asdict()
     for name, value in asked.items():
+        if name not in (*form.takes, *(("activations",) if form.activations else ())):
+            raise ValueError(f"{name}: expected none, since {family} has no such option, got {value!r}")
         if name == "activations":
             checked[name] = _all(value, form)
-        elif name not in form.takes:
-            raise ValueError(f"{name}: expected none, since {family} has no such option, got {value!r}")
         elif name == "coupled":
             checked[name] = str(_checks.choice(name, value, COUPLED[1:]))
         elif name == "leak":

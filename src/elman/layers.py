@@ -256,7 +256,7 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x)
         >>> y, state = layer(x_next, state)
         """
-        inference = self._snapshot.packed[1] if not self._form.row else None
+        inference = self._snapshot.packed[1] if not self._form.needs_row else None
         wants_all = type(return_all) is not tuple or len(return_all) > 0
         begins_at_zero = state is not None or not self.train_state
         if inference is not None and lengths is None and reset is None and not wants_all and begins_at_zero:

@@ -144,8 +144,8 @@ def _linear_backward(da: Array, x: Array, W: Array | _Masked) -> Arrays:
 #              -> (dx_t, dstate, dweights)                   dstate: of the one before; dweights: what step t adds
 #
 # A cell whose h is no state returns (h, c) as the new state and takes (c,). One that takes a number with each row has
-# it, (B, 1), as its last argument, and its gradient (B,) as the last result. One that mixes c with the old one itself, in
-# zoneout, has the share that stays, a number or (B, H), as its last argument.
+# it, (B, 1), as its last argument, and its gradient (B,) as the last result. One that mixes c with the old one itself,
+# in zoneout, has the share that stays, a number or (B, H), as its last argument.
 
 
 class _Cell(NamedTuple):
