@@ -143,6 +143,28 @@ def test_zoneout_of_a_qrnn_is_in_its_gate(implementation, share):
     np.testing.assert_allclose(c_last[0], c, rtol=1e-13)
 
 
+def test_gradients_of_a_qrnn_with_a_share_that_stays(implementation):
+    """With masks of 0 and 1, which test_cells.py has, f (1 - sigmoid) and f (1 - f) are the same."""
+    p = problem(FURTHER["qrnn"], T, B, I, H, D=2, lengths=[5, 2, 0], seed=1)
+    p.noise["zoneout"] = (0.0, 0.25)
+    _, _, tape = p.forward(implementation)
+    gradients = p.backward(implementation, tape)
+
+    def loss():
+        y, (c,), _ = p.forward(implementation)
+        return (np.where(p.inside, y * p.dy, 0)).sum() + (c * p.dstate[0]).sum()
+
+    for name in ("bias_ih[0]", "bias_ih[1]", "weight_ih[0]", "c0"):
+        a, g = p.arguments()[name], gradients[name]
+        for at in range(0, a.size, 2):
+            a.flat[at] += 1e-6
+            above = loss()
+            a.flat[at] -= 2e-6
+            wanted = (above - loss()) / 2e-6
+            a.flat[at] += 1e-6
+            assert abs(g.flat[at] - wanted) < 1e-7 * (1 + abs(wanted)), name
+
+
 def test_zoneout_of_a_qrnn_layer_in_training_and_after_it():
     layer = elman.QRNN(2, 64, zoneout=(0.0, 0.5), seed=0, dtype=np.float64)
     x = np.random.default_rng(0).standard_normal((30, 8, 2))
@@ -369,6 +391,9 @@ def test_what_has_no_meaning_is_refused():
         elman.MinGRU(I, H)(np.zeros((T, I), np.float32), return_all=("gates",))
     with pytest.raises(ValueError, match="timespans: expected shape"):
         elman.CfC(I, H, dtype=np.float64)(np.zeros((T, B, I)), timespans=np.ones((T, 1)))
+    augru = elman.AUGRU(I, H)
+    with pytest.raises(TypeError, match="attention: expected an array"):
+        augru.step_many(np.zeros((1, I), np.float32), [augru.zero_state()])
     for family in ("min_gru", "min_lstm", "qrnn", "mgu", "mgu_no_reset", "cfc_default", "cfc_no_gate", "cfc_pure"):
         for module in (functional, reference):
             for option in ({"clip": 1.0}, {"activations": ("relu",)}, {"coupled": "f=1-i"}):

@@ -566,7 +566,7 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y = layer.step_many(x, states)
         """
         stack, inference = self._snapshot.packed
-        if inference is not None and isinstance(states, (list, tuple)):
+        if inference is not None and isinstance(states, (list, tuple)) and not self._form.needs_row:
             y = inference.step_many(x, tuple(states), out, get_num_threads())
             if y is not None:
                 return y
