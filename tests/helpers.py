@@ -101,6 +101,14 @@ FURTHER = {
     "indrnn": further("indrnn", {"clip": 1.5}),
     "sru": further("sru", {"activations": ("tanh",)}),
     "augru-after": further("augru_reset_after"),
+    "min-gru": further("min_gru"),
+    "min-lstm": further("min_lstm"),
+    "qrnn": further("qrnn"),
+    "mgu": further("mgu"),
+    "mgu-no-reset": further("mgu_no_reset"),
+    "cfc": further("cfc_default"),
+    "cfc-no-gate": further("cfc_no_gate"),
+    "cfc-pure": further("cfc_pure"),
 }
 
 COUPLED = CELLS["lstm-any"]._replace(options={"coupled": "f=1-i", "clip": 1.5})  # weights that have no effect

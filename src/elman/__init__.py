@@ -6,7 +6,7 @@ from ._state import LSTMState
 from .activation import Activation, log_softmax, softmax
 from .attention import AdditiveAttention, DotAttention
 from .callbacks import Callback, Checkpoint, EarlyStopping
-from .cells import AUGRU, SRU, IndRNN, Jordan
+from .cells import AUGRU, MGU, QRNN, SRU, CfC, IndRNN, Jordan, MinGRU, MinLSTM
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
@@ -33,6 +33,11 @@ __all__ = [
     "SRU",
     "IndRNN",
     "Jordan",
+    "MGU",
+    "QRNN",
+    "CfC",
+    "MinGRU",
+    "MinLSTM",
     "GRU",
     "LSTM",
     "RNN",

@@ -59,6 +59,7 @@ class Form(NamedTuple):
     roles: tuple[int, ...] = ()  # ... and which of ROLES they have in the kernels
     takes: tuple[str, ...] = ()  # which other options have meaning
     returns: tuple[str, ...] = ()  # what can be had of every step, beside y
+    takes_stay: bool = False  # whether zoneout of c is the cell's own matter, since its h sees the c that stays
 
     def names(self, count: int) -> tuple[str, ...] | None:
         """Of so many weights, in order."""
@@ -128,6 +129,14 @@ FORMS = {
         returns=("c",),
     ),
     "augru_reset_after": Form(3, row="attention", needs_row=True),
+    "min_gru": Form(2, is_recurrent=False),
+    "min_lstm": Form(3, is_recurrent=False),
+    "qrnn": Form(3, ("c",), is_recurrent=False, returns=("c",), takes_stay=True),
+    "mgu": Form(2, returns=("gates",)),
+    "mgu_no_reset": Form(2, returns=("gates",)),
+    "cfc_default": Form(4, row="timespans"),
+    "cfc_no_gate": Form(4, row="timespans"),
+    "cfc_pure": Form(1, units=(("weight_tau", 1), ("weight_a", 1)), row="timespans"),
 }
 
 
@@ -177,10 +186,10 @@ def of(family: str, given: Mapping[str, Any]) -> Options:
         return PLAIN[family]
     checked = PLAIN[family]._asdict()
     for name, value in asked.items():
+        if name not in (*form.takes, *(("activations",) if form.activations else ())):
+            raise ValueError(f"{name}: expected none, since {family} has no such option, got {value!r}")
         if name == "activations":
             checked[name] = _all(value, form)
-        elif name not in form.takes:
-            raise ValueError(f"{name}: expected none, since {family} has no such option, got {value!r}")
         elif name == "coupled":
             checked[name] = str(_checks.choice(name, value, COUPLED[1:]))
         elif name == "leak":

@@ -268,7 +268,7 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x)
         >>> y, state = layer(x_next, state)
         """
-        inference = self._snapshot.packed[1] if not self._form.row else None
+        inference = self._snapshot.packed[1] if not self._form.needs_row else None
         wants_all = type(return_all) is not tuple or len(return_all) > 0
         begins_at_zero = state is not None or not self.train_state
         if inference is not None and lengths is None and reset is None and not wants_all and begins_at_zero:
@@ -578,7 +578,7 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y = layer.step_many(x, states)
         """
         stack, inference = self._snapshot.packed
-        if inference is not None and isinstance(states, (list, tuple)):
+        if inference is not None and isinstance(states, (list, tuple)) and not self._form.needs_row:
             y = inference.step_many(x, tuple(states), out, get_num_threads())
             if y is not None:
                 return y

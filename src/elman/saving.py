@@ -31,7 +31,7 @@ from ._options import FORMS
 from ._safetensors import Entry, Reader, shown, write
 from .activation import Activation
 from .attention import AdditiveAttention, DotAttention
-from .cells import AUGRU, SRU, IndRNN, Jordan
+from .cells import AUGRU, MGU, QRNN, SRU, CfC, IndRNN, Jordan, MinGRU, MinLSTM
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
@@ -82,6 +82,11 @@ KINDS = {
         _recurrent(IndRNN, "indrnn"),
         _recurrent(SRU, "sru"),
         _recurrent(AUGRU, "augru_reset_after"),
+        _recurrent(MinGRU, "min_gru"),
+        _recurrent(MinLSTM, "min_lstm"),
+        _recurrent(QRNN, "qrnn"),
+        _recurrent(MGU, "mgu"),
+        _recurrent(CfC, "cfc_pure"),  # the mode with the fewest weights
         Kind(Dense, (("in_features", "out_features"),)),
         Kind(Embedding, (("num_embeddings", "embedding_dim"),)),
         Kind(TDNN, (("in_features", "out_features", "kernel_size"),)),
