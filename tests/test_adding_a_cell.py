@@ -18,7 +18,7 @@ DOCUMENT = (ROOT / "docs" / "adding_a_cell.md").read_text()
 
 def test_every_block_is_a_part_of_its_file():
     blocks = re.findall(r"^`([^`]+)`[^\n]*:\n\n```\w+\n(.*?)\n```$", DOCUMENT, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 8 and DOCUMENT.count("```\n") == len(blocks) + 1  # and the cell in NumPy
+    assert len(blocks) == 9 and DOCUMENT.count("```\n") == len(blocks) + 1  # and the cell in NumPy
     for path, block in blocks:
         assert f"{block}" in (ROOT / path).read_text(), path
     assert dict(blocks)["csrc/cells/indrnn.inc"] + "\n" == (ROOT / "csrc/cells/indrnn.inc").read_text()
@@ -64,7 +64,7 @@ INLINE void FN(unit_backward)(UNIT_BACKWARD_ARGUMENTS)
 TOY_FORM = """    "toy": Form(2, units=(("weight_u", 1),)),
 """
 
-TOY_STEPS = '''
+TOY_STEPS = """
 def _toy(options: _options.Options) -> _Cell:
     def step(x_t, state, weights):
         (h,) = state
@@ -84,7 +84,7 @@ def _toy(options: _options.Options) -> _Cell:
     return _Cell("toy", FORMS["toy"], step, step_backward)
 
 
-'''
+"""
 
 # Reads sizes and arrays as float64, runs the cell forwards and backwards, writes the results.
 PROGRAM = r"""
@@ -106,9 +106,11 @@ int main(void)
 {
     const elman_cell *cell = &elman_kernels_f64_c.cells[ELMAN_toy];
     const double *sizes = given(4);
-    const ptrdiff_t T = sizes[0], B = sizes[1], I = sizes[2], H = sizes[3], G = cell->gates, most = G * (H + 8) * (H + I + 8);
+    const ptrdiff_t T = sizes[0], B = sizes[1], I = sizes[2], H = sizes[3], G = cell->gates;
+    const ptrdiff_t most = G * (H + 8) * (H + I + 8);
     const double *x = given(T * B * I), *h0 = given(B * H), *w_ih = given(G * H * I), *w_hh = given(G * H * H);
-    const double *b_ih = given(G * H), *b_hh = given(G * H), *u = given(H), *dy = given(T * B * H), *dlast = given(B * H);
+    const double *b_ih = given(G * H), *b_hh = given(G * H), *u = given(H);
+    const double *dy = given(T * B * H), *dlast = given(B * H);
     const elman_dense dense = {w_ih, w_hh, b_ih, b_hh, u, NULL, NULL};
     const elman_weights w = {some(most), some(most), some(most), some(most), some(most), NULL, NULL,
                              some(most), some(most), NULL};
@@ -119,7 +121,8 @@ int main(void)
     p.index = calloc((size_t)(2 * B + T + 1), sizeof(ptrdiff_t));
     p.tape = some(cell->tape(&p, T * B));
     p.scratch = some(cell->forward_scratch(&p));
-    elman_forward_call f = {.layer = p, .state = {h0}, .last = {some(B * H)}, .y = some(T * B * H), .y_t = B * H, .y_b = H};
+    elman_forward_call f = {.layer = p, .state = {h0}, .last = {some(B * H)}, .y = some(T * B * H), .y_t = B * H,
+                            .y_b = H};
     cell->forward(&f);
     p.scratch = some(cell->backward_scratch(&p));
     elman_backward_call b = {.layer = p, .dy = dy, .dy_t = B * H, .dy_b = H, .limit = 1.0 / 0.0, .dlast = {dlast},
@@ -212,7 +215,8 @@ def test_the_new_cell_in_c(edited, reference):
     subprocess.run(["gcc", *flags, *sources, "-o", "program", "-pthread", "-lm"], cwd=edited, check=True)
     arrays = problem()
     given = b"".join(np.asarray(a, np.float64).tobytes() for a in ((T, B, I, H), *arrays))
-    found = np.frombuffer(subprocess.run(["./program"], cwd=edited, input=given, capture_output=True, check=True).stdout)
+    run = subprocess.run([edited / "program"], input=given, capture_output=True, check=True)
+    found = np.frombuffer(run.stdout)
     expected = results(reference, arrays)
     assert found.size == sum(a.size for a in expected)
     np.testing.assert_allclose(found, np.concatenate([a.ravel() for a in expected]), rtol=1e-12, atol=1e-12)

@@ -138,7 +138,7 @@ FORMS = {
         4,
         ("h", "c", "n", "m"),
         returns=("c", "gates"),
-        keeps_c="c, n and m have meaning only together: c and n are in units of e^m, and n is above 0 or all of it is 0",
+        keeps_c="c, n and m have meaning only together: c and n are in units of e^m, and n is above 0 or all 0",
     ),
     "augru_reset_before": Form(3, row="attention", needs_row=True),
 }
@@ -261,8 +261,14 @@ def check_zoneout(name: str, letter: str, form: Form, family: str) -> None:
 
 
 def noise(
-    form: Form, family: str, zoneout: Any, recurrent_mask: Any, dtype: np.dtype[Any], sizes: tuple[int, int, int],
-    R: int, H: int,
+    form: Form,
+    family: str,
+    zoneout: Any,
+    recurrent_mask: Any,
+    dtype: np.dtype[Any],
+    sizes: tuple[int, int, int],
+    R: int,
+    H: int,
 ) -> tuple[Any, ...] | None:
     """(recurrent_mask, zoneout of h, zoneout of c), checked; None if there is none of all this."""
     if zoneout is NO_ZONEOUT and recurrent_mask is None:

@@ -226,10 +226,10 @@ class SLSTM(Recurrent[SLSTMState]):
     sequence for itself; the authors' code looks at the whole batch, so that there a sequence which begins later, after
     a reset say, depends on its neighbours. Where a_i = l exactly, the gradient by m_t goes to a_i.
 
-    The arguments are those of `LSTM`, without zoneout of c and without train_state, since c, n and m have meaning only
-    together. Weights weight_ih_l{k} (4H, I), weight_hh_l{k} (4H, H), bias_ih_l{k}, bias_hh_l{k} (4H,), blocks of rows in
-    the order i, f, z, o; with one head of the authors' block-diagonal weight_hh. A state is `SLSTMState`, which unpacks
-    as (h, c, n, m). `return_all` has "c" (in units of e^m) and "gates", i, f, tanh(a_z), sigmoid(a_o).
+    The other arguments are those of `LSTM`, without zoneout of c and without train_state, since c, n and m have meaning
+    only together. Weights as there, with blocks of rows in the order i, f, z, o; weight_hh is one head of the authors',
+    whose weights between heads are 0. A state is `SLSTMState`, which unpacks as (h, c, n, m). `return_all` has "c" (in
+    units of e^m) and "gates": i, f, tanh(a_z), sigmoid(a_o).
 
     >>> slstm = SLSTM(3, 32)
     >>> y, (h, c, n, m) = slstm(x)

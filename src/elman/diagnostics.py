@@ -498,10 +498,7 @@ def check_gradients(
     if state is None:
         called = {name: a for name, a in arguments.items() if name in ("lengths", "reset", exact._form.row)}
         state = exact(x, **called)[1]
-    parts = {
-        name: np.array(part, np.float64)
-        for name, part in exact._named_parts("state", state)
-    }
+    parts = {name: np.array(part, np.float64) for name, part in exact._named_parts("state", state)}
     rng = np.random.default_rng(check.integer("seed", seed, 0))
 
     def run() -> tuple[list[Array], Any]:

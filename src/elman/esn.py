@@ -19,7 +19,7 @@ from .layers import Recurrent
 
 __all__ = ["ESN"]
 
-_EXACT = 1000  # hidden units up to which the spectral radius is that of all eigenvalues
+_EXACT = 500  # hidden units up to which the spectral radius is that of all eigenvalues
 _SQUARINGS = 20
 _ATTEMPTS = 100
 
@@ -31,7 +31,7 @@ class ESN(Recurrent[np.ndarray]):
 
     input_size, hidden_size, num_layers : I, H and how many reservoirs are stacked, at least 1 each.
     spectral_radius : what weight_hh is scaled to, the largest absolute value of its eigenvalues; above 0. Below 1 the
-        reservoir forgets how it began, as a rule. Up to H = 1000 it is that of the eigenvalues; above, it is found by
+        reservoir forgets how it began, as a rule. Up to H = 500 it is that of the eigenvalues; above, it is found by
         squaring weight_hh 20 times, within a relative error of about 1e-5.
     leak : the share of the new state, 0 to 1: how fast the reservoir is (reservoirpy's lr).
     density : the share of elements of weight_hh that are not 0, above 0 (reservoirpy's rc_connectivity). These are
@@ -49,7 +49,7 @@ class ESN(Recurrent[np.ndarray]):
 
     >>> esn = elman.ESN(1, 300, spectral_radius=0.9, leak=0.3, seed=0)
     >>> readout = esn.fit_readout(x, y, ridge=1e-6, warmup=100)
-    >>> model = elman.Sequential(esn, readout)       # to predict and to save
+    >>> model = elman.Sequential([esn, readout])      # to predict and to save
     """
 
     _prefix = _family = "rnn"
@@ -106,13 +106,21 @@ class ESN(Recurrent[np.ndarray]):
             f"density: expected more than {self.density:g}, which leaves {count} of {H} x {H} weights, none in a cycle"
         )
 
-    def forward(self, *arguments: Any, **keywords: Any) -> NoReturn:  # type: ignore[override]
-        """TypeError: a reservoir is not trained."""
+    def forward(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        **others: Any,
+    ) -> NoReturn:
+        """TypeError: a reservoir is not trained. (A `Sequential` reads from here what a call takes.)"""
         raise TypeError("ESN: a reservoir has no backpropagation; call it, and train an output layer by fit_readout")
 
     def backward(self, *arguments: Any, **keywords: Any) -> NoReturn:  # type: ignore[override]
         """TypeError: a reservoir is not trained."""
-        self.forward()
+        self.forward(())
 
     def fit_readout(
         self,
@@ -164,16 +172,14 @@ class ESN(Recurrent[np.ndarray]):
         h -= h_mean
         weight = np.linalg.solve(h.T @ h + ridge * np.eye(h.shape[1]), h.T @ (wanted - mean)).T
         readout = Dense(h.shape[1], wanted.shape[1], dtype=self.dtype, seed=0)
-        readout.load_params(
-            {"weight": weight.astype(self.dtype), "bias": (mean - weight @ h_mean).astype(self.dtype)}
-        )
+        readout.load_params({"weight": weight.astype(self.dtype), "bias": (mean - weight @ h_mean).astype(self.dtype)})
         return readout
 
 
 def spectral_radius_of(W: np.ndarray) -> float:
     """The largest absolute value of the eigenvalues of a square float64 matrix that has one which is not 0.
 
-    Above H = 1000 by Gelfand's formula, |W^k|^(1/k) with k = 2**20.
+    Above H = 500 by Gelfand's formula, |W^k|^(1/k) with k = 2**20.
     """
     if len(W) <= _EXACT:
         return float(np.abs(np.linalg.eigvals(W)).max())
