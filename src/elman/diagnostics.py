@@ -526,7 +526,7 @@ def check_gradients(
     weights = {name: np.array(a) for name, a in exact.params.items()}
     errors, wrong = {}, []
     for name, a in ({"x": x} | parts | weights).items():
-        worst = (0.0, (), 0.0, 0.0)
+        worst: tuple[float, tuple[int, ...], float, float] = (0.0, (), 0.0, 0.0)
         for flat in rng.permutation(a.size)[:elements]:
             where = tuple(int(i) for i in np.unravel_index(flat, a.shape))
             central = difference(a, where, partial(exact.load_params, weights) if name in weights else _nothing)

@@ -97,16 +97,16 @@ class ESN(Recurrent[np.ndarray]):
     def _drawn_reservoir(self, H: int) -> np.ndarray:
         count = max(1, round(self.density * H * H))
         for _ in range(_ATTEMPTS):
-            W = np.zeros(H * H)
-            W[self._rng.choice(H * H, count, replace=False)] = self._rng.standard_normal(count)
-            W = W.reshape(H, H)
+            W = np.zeros((H, H))
+            W.flat[self._rng.choice(H * H, count, replace=False)] = self._rng.standard_normal(count)
             if _has_cycle(W != 0):
-                return W * (self.spectral_radius / spectral_radius_of(W))
+                W *= self.spectral_radius / spectral_radius_of(W)
+                return W
         raise ValueError(
             f"density: expected more than {self.density:g}, which leaves {count} of {H} x {H} weights, none in a cycle"
         )
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: ArrayLike,
         state: ArrayLike | None = None,
@@ -118,7 +118,7 @@ class ESN(Recurrent[np.ndarray]):
         """TypeError: a reservoir is not trained. (A `Sequential` reads from here what a call takes.)"""
         raise TypeError("ESN: a reservoir has no backpropagation; call it, and train an output layer by fit_readout")
 
-    def backward(self, *arguments: Any, **keywords: Any) -> NoReturn:  # type: ignore[override]
+    def backward(self, *arguments: Any, **keywords: Any) -> NoReturn:
         """TypeError: a reservoir is not trained."""
         self.forward(())
 
