@@ -63,6 +63,39 @@ def test_slstm_is_that_of_its_source(backend):
     assert (np.maximum(i, f) == 1).all() and (i < 1).any() and (f < 1).any()
 
 
+def test_slstm_gradients_are_those_of_its_source_under_torch():
+    """Autograd through slstm_forward_pointwise, where the whole batch begins at once; all four final states count."""
+    torch = pytest.importorskip("torch")
+    layer = elman.SLSTM(3, 5, dtype=np.float64, seed=0)
+    with layer.edit() as p:
+        for a in p.values():
+            a *= 3
+    rng = np.random.default_rng(1)
+    x, dy = rng.standard_normal((12, 4, 3)), rng.standard_normal((12, 4, 5))
+    dstate = [rng.standard_normal((1, 4, 5)) for _ in range(4)]
+    W, R, b_x, b_h = weights = [torch.tensor(a, requires_grad=True) for a in layer.params.values()]
+    xs = torch.tensor(x, requires_grad=True)
+    h = c = n = m = torch.zeros(4, 5, dtype=torch.float64)
+    loss = 0
+    for x_t, dy_t in zip(xs, torch.tensor(dy), strict=True):
+        iraw, fraw, zraw, oraw = (x_t @ W.T + h @ R.T + b_x + b_h).view(4, 4, 5).unbind(1)
+        logfplusm = m + torch.nn.functional.logsigmoid(fraw)
+        m = iraw if torch.all(n == 0.0) else torch.max(iraw, logfplusm)
+        igate = torch.minimum(torch.exp(iraw - m), torch.ones_like(iraw))
+        fgate = torch.minimum(torch.exp(logfplusm - m), torch.ones_like(iraw))
+        c = fgate * c + igate * torch.tanh(zraw)
+        n = fgate * n + igate
+        h = torch.sigmoid(oraw) * c / n
+        loss = loss + (h * dy_t).sum()
+    loss = loss + sum((part * torch.tensor(d[0])).sum() for part, d in zip((h, c, n, m), dstate, strict=True))
+    loss.backward()
+    _, _, tape = layer.forward(x)
+    dx, _, grads = layer.backward(tape, dy, tuple(dstate))
+    np.testing.assert_allclose(dx, xs.grad.numpy(), rtol=1e-10, atol=1e-12)
+    for found, weight in zip(grads.values(), weights, strict=True):
+        np.testing.assert_allclose(found, weight.grad.numpy(), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
 def test_a_row_of_an_slstm_begins_for_itself(backend):
     """Beside a sequence that is under way, after a reset, and with a c that is not 0 although n is."""
