@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _checks as check
 from . import _options
 from ._options import FORMS, Activation
+from ._state import SLSTMState
 from .layers import Recurrent
 
 if TYPE_CHECKING:
@@ -153,16 +154,26 @@ class AUGRU(Recurrent[np.ndarray]):
         z~  = (1 - a_t) * z            a_t: the attention of step t, one number for each sequence
         h_t = (1 - z~) * n + z~ * h
 
+    reset_after : as in `GRU`.
+
     Called with `attention`, (T, B) in x's layout, in every layer the same; `step` takes it as (B,). `backward` returns
-    its gradient as a fourth value. The other arguments and the weights are those of `GRU` with reset_after=True.
+    its gradient as a fourth value. The other arguments and the weights are those of `GRU`.
 
     >>> augru = AUGRU(3, 32)
     >>> y, h = augru(x, attention=a)
     """
 
-    _family = "augru_reset_after"
-
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        **common: Unpack[Common],
+    ):
+        self.reset_after = check.boolean("reset_after", reset_after)
+        self._family = f"augru_reset_{'after' if self.reset_after else 'before'}"
         super().__init__(input_size, hidden_size, num_layers, **common)
 
     def __call__(  # type: ignore[override]
@@ -370,3 +381,37 @@ class CfC(Recurrent[np.ndarray]):
         if timespans is None:
             return super().step(x_t, state, out)
         return self._take_step(x_t, state, out, row=np.atleast_1d(np.asarray(timespans, self.dtype)))
+
+
+class SLSTM(Recurrent[SLSTMState]):
+    """sLSTM, the scalar cell of xLSTM (Beck et al. 2024): exponential gates, stabilised so that none overflows.
+
+        l   = log(sigmoid(a_f)) + m                a_? = W_i? x_t + b_i? + W_h? h + b_h?
+        m_t = max(a_i, l)
+        i   = exp(a_i - m_t)
+        f   = exp(l - m_t)
+        c_t = f * c + i * tanh(a_z)
+        n_t = f * n + i
+        h_t = sigmoid(a_o) * c_t / n_t
+
+    A sequence whose n are all 0 is at its beginning: there m_t is a_i, and f at most 1. On purpose this looks at each
+    sequence for itself; the authors' code looks at the whole batch, so that there a sequence which begins later, after
+    a reset say, depends on its neighbours. Where a_i = l exactly, the gradient by m_t goes to a_i.
+
+    The other arguments are those of `LSTM`, without zoneout of c and without train_state, since c, n and m have meaning
+    only together. Weights as there, with blocks of rows in the order i, f, z, o; weight_hh is one head of the authors',
+    whose weights between heads are 0. A state is `SLSTMState`, which unpacks as (h, c, n, m). `return_all` has "c" (in
+    units of e^m) and "gates": i, f, tanh(a_z), sigmoid(a_o).
+
+    >>> slstm = SLSTM(3, 32)
+    >>> y, (h, c, n, m) = slstm(x)
+    """
+
+    _family = "slstm"
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+    @staticmethod
+    def _bundle(*parts: Any) -> SLSTMState:
+        return SLSTMState(*parts)

@@ -920,6 +920,89 @@ def _cfc_pure(options: _options.Options) -> _Cell:
     return _Cell("cfc_pure", FORMS["cfc_pure"], _cfc_pure_step, _cfc_pure_step_backward)
 
 
+def _augru_before_step(x_t: Array, state: Arrays, weights: Arrays, attention: Array) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    _, (r, z, n) = _gru_before_step(x_t, state, weights)
+    z_scaled = (1 - attention) * z
+    return ((1 - z_scaled) * n + z_scaled * h,), (r, z, n)
+
+
+def _augru_before_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays, attention: Array
+) -> tuple[Any, ...]:
+    (dh_t,), (h,), (r, z, n) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    W_hrz, W_hn = _split_rz_n(W_hh)
+    z_scaled = (1 - attention) * z
+    dz_scaled = dh_t * (h - n)
+    da_n = dh_t * (1 - z_scaled) * (1 - n**2)
+    drh, dW_hn, db_hn = _linear_backward(da_n, r * h, W_hn)
+    da_r = drh * h * r * (1 - r)
+    da_z = dz_scaled * (1 - attention) * z * (1 - z)
+    dh, dW_hrz, db_hrz = _linear_backward(np.concatenate([da_r, da_z], axis=1), h, W_hrz)
+    dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da_r, da_z, da_n], axis=1), x_t, W_ih)
+    dweights = (dW_ih, np.concatenate([dW_hrz, dW_hn]), db_ih, np.concatenate([db_hrz, db_hn]))
+    return dx_t, (dh + drh * r + dh_t * z_scaled,), dweights, -(dz_scaled * z).sum(axis=1)
+
+
+def _augru_before(options: _options.Options) -> _Cell:
+    return _Cell("augru_reset_before", FORMS["augru_reset_before"], _augru_before_step, _augru_before_step_backward)
+
+
+# sLSTM of xLSTM (Beck et al. 2024), stabilised:
+#
+#     l = log(sigmoid(a_f)) + m                                   a = W_ih x_t + b_ih + W_hh h + b_hh
+#     m_t = max(a_i, l), or a_i in a row that begins: one whose n are all 0 (the source looks at the whole batch)
+#     i = min(exp(a_i - m_t), 1)    f = min(exp(l - m_t), 1)    z = tanh(a_z)    o = sigmoid(a_o)
+#     c_t = f * c + i * z    n_t = f * n + i    h_t = o * c_t / n_t
+#
+# Where a_i = l, the gradient by m_t is one by a_i; where min cuts f off, f has none.
+
+
+def _slstm_step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+    h, c, n, m = state
+    W_ih, W_hh, b_ih, b_hh = weights
+    a_i, a_f, a_z, a_o = _gates(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh), 4)
+    l = -_softplus(-a_f) + m
+    begins = (n == 0).all(axis=1, keepdims=True)
+    m_t = np.where(begins, a_i, np.maximum(a_i, l))
+    i = np.exp(np.minimum(a_i - m_t, 0))
+    f = np.exp(np.minimum(l - m_t, 0))
+    z = np.tanh(a_z)
+    o = _sigmoid(a_o)
+    c_t = f * c + i * z
+    n_t = f * n + i
+    return (o * c_t / n_t, c_t, n_t, m_t), (i, f, z, o, a_f, c_t, n_t)
+
+
+def _slstm_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+) -> tuple[Array, Arrays, Arrays]:
+    (dh_t, dc_t, dn_t, dm_t), (h, c, n, _), (i, f, z, o, a_f, c_t, n_t) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    do = dh_t * c_t / n_t
+    dc_t = dc_t + dh_t * o / n_t
+    dn_t = dn_t - dh_t * o * c_t / n_t**2
+    di = dc_t * z + dn_t
+    df = dc_t * c + dn_t * n
+    du_i = np.where(i < 1, di * i, 0)  # by a_i - m_t
+    du_f = np.where(f < 1, df * f, 0)  # by l - m_t
+    dm_t = dm_t - du_i - du_f
+    da_i = du_i + np.where(i < 1, 0, dm_t)
+    dl = du_f + np.where(i < 1, dm_t, 0)
+    da_f = dl * _sigmoid(-a_f)
+    da_z = dc_t * i * (1 - z**2)
+    da_o = do * o * (1 - o)
+    da = np.concatenate([da_i, da_f, da_z, da_o], axis=1)
+    dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+    dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+    return dx_t, (dh, dc_t * f, dn_t * f, dl), (dW_ih, dW_hh, db_ih, db_hh)
+
+
+def _slstm(options: _options.Options) -> _Cell:
+    return _Cell("slstm", FORMS["slstm"], _slstm_step, _slstm_step_backward)
+
+
 def _jordan(options: _options.Options) -> _Cell:
     hidden, output = options.activations
     inner = _rnn_any(options._replace(activations=(hidden,)))
@@ -939,6 +1022,8 @@ _MORE = {
     "cfc_default": _cfc_default,
     "cfc_no_gate": _cfc_no_gate,
     "cfc_pure": _cfc_pure,
+    "slstm": _slstm,
+    "augru_reset_before": _augru_before,
 }
 
 
@@ -982,6 +1067,9 @@ class _Tape(NamedTuple):
 
 
 def _sizes(weights: Sequence[Sequence[Any]], form: _options.Form, T: int, B: int) -> _Sizes:
+    if isinstance(weights, _Packed) and form.own:
+        I, H = weights.sizes
+        return _Sizes(T, B, I, H, H, len(weights))
     names = form.names(len(weights[0])) or ()
     H = len(weights[0][0]) // form.gates
     R = len(weights[0][names.index("weight_hr")]) if "weight_hr" in names else H
@@ -1046,16 +1134,16 @@ def _forward(
     form, family = cell.form, _family(cell)
     checked = _checked_weights("weights", weights, cell)
     dtype = checked[0][0].dtype
-    x = _checks.array("x", x, dtype, ("T", "B", checked[0][0].shape[1]))
+    x = _checks.array("x", x, dtype, ("T", "B", _sizes(checked, form, 0, 0).I))
     sizes = _sizes(checked, form, *x.shape[:2])
     T, B, _, H, R, D = sizes
     given = _checked_parts("state", state, cell, dtype, sizes.of_parts(cell, D))
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
-    row = _options.row(family, row, dtype, T, B)
-    noise = _options.noise(family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
+    row = _options.row(form, family, row, dtype, T, B)
+    noise = _options.noise(form, family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
-    return_all = _options.return_all(return_all, family)
+    return_all = _options.return_all(return_all, form)
     if out is not None:
         out = _checks.output("out", out, dtype, (T, B, D * R), [("x", x)] + [("state", part) for part in given])
 
@@ -1216,7 +1304,7 @@ def _step(
         others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, shape, others)))
     parts = [part for _, part in others[1:]]
     shares = _options.shares("zoneout", zoneout)
-    row = _options.row(_family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
+    row = _options.row(cell.form, _family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
     row_t = () if not cell.form.row else (np.ones((B, 1), dtype) if row is None else row[0, :, None],)
     if cell.form.takes_stay:
         row_t, shares = (shares[1],), (0.0, 0.0)
@@ -1248,6 +1336,7 @@ class _Packed(tuple):
     """Weights as they are, checked, copied and read-only (the compiled module lays them out anew)."""
 
     cell: str  # its name
+    sizes: tuple[int, int]  # I and H, of a cell of one's own
 
 
 def _pack(cell: _Cell, weights: Weights) -> _Packed:
@@ -1274,6 +1363,8 @@ def _checked_parts(
 
 def _filled(weights: Sequence[Any], form: _options.Form) -> Arrays:
     """No bias is a bias of zeros, and behind a projection there is always one."""
+    if form.own:
+        return tuple(weights)
     names = form.names(len(weights)) or ()
     W_ih = weights[0]
     H = len(W_ih) // form.gates
@@ -1288,7 +1379,7 @@ def _filled(weights: Sequence[Any], form: _options.Form) -> Arrays:
 
 
 def _family(cell: _Cell) -> str:
-    return next(name for name, form in FORMS.items() if form is cell.form)
+    return next((name for name, form in FORMS.items() if form is cell.form), cell.name)
 
 
 def _copies(weights: Sequence[Array | None]) -> tuple[Array | None, ...]:
@@ -1675,6 +1766,32 @@ def cell_step(
 ) -> Array:
     """Take one step through stacked layers of any cell, as `lstm_step`; row (B,)."""
     return _quietly(_step, _cell(cell, _widest(stack), options), x, state, stack, out, zoneout, row)  # type: ignore[no-any-return]
+
+
+# The same for a cell of one's own, which elman.Custom has checked.
+
+
+def own_cell(form: _options.Form, step: Callable[..., Any], step_backward: Callable[..., Any]) -> _Cell:
+    return _Cell("a cell of one's own", form, step, step_backward)
+
+
+def own_pack(cell: _Cell, I: int, H: int, weights: Weights) -> Packed:
+    packed = _Packed(map(_copies, weights))
+    packed.cell, packed.sizes = cell.name, (I, H)
+    return packed
+
+
+def own_forward(
+    cell: _Cell, x: Array, state: State, weights: Packed, *, lengths: Any, reset: Any, training: bool, recompute: bool,
+    out: Array | None, return_all: Sequence[str], zoneout: Zoneout = NO_ZONEOUT,
+) -> tuple[Any, ...]:  # fmt: skip
+    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout)  # type: ignore[no-any-return]
+
+
+def own_step(
+    cell: _Cell, x: Array, state: State, stack: Sequence[Packed], *, out: Array | None, zoneout: Zoneout
+) -> Array:
+    return _quietly(_step, cell, x, state, stack, out, zoneout)  # type: ignore[no-any-return]
 
 
 def _rnn(nonlinearity: Activation, clip: float | None, leak: float) -> _Cell:
