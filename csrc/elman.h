@@ -22,7 +22,7 @@ extern "C" {
 #define ELMAN_CELLS(X)                                                                                   \
     X(rnn_tanh) X(rnn_relu) X(rnn_sigmoid) X(lstm) X(gru_reset_after) X(gru_reset_before)                 \
         X(rnn_any) X(lstm_any) X(gru_reset_after_any) X(gru_reset_before_any) X(indrnn) X(sru)           \
-        X(augru_reset_after)
+        X(augru_reset_after) X(lstm_norm_gate) X(lstm_norm_joint) X(lstm_norm_joint_shift) X(gru_norm)
 
 enum {
 #define X(name) ELMAN_##name,
