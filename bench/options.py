@@ -19,8 +19,16 @@ OPTIONS = {
         {"grad_clip": 1.0},
         {"activations": ("hardsigmoid", "softsign", "relu")},
         {"activations": ("sigmoid", "softplus", ("elu", 0.5)), "peephole": True, "clip": 3.0},
+        {"layer_norm": "gate"},
+        {"layer_norm": "joint"},
+        {"layer_norm": "joint_shift"},
     ],
-    "GRU": [{"clip": 3.0}, {"activations": ("hardsigmoid", "softplus")}, {"reset_after": False, "clip": 3.0}],
+    "GRU": [
+        {"clip": 3.0},
+        {"activations": ("hardsigmoid", "softplus")},
+        {"reset_after": False, "clip": 3.0},
+        {"layer_norm": "joint"},
+    ],
     "RNN": [{"nonlinearity": "relu"}, {"nonlinearity": "softplus"}, {"nonlinearity": ("elu", 0.3)}],
 }
 SIZES = [(100, 1, 64, 128), (100, 16, 64, 64), (100, 32, 128, 256)]  # T, B, I, H
