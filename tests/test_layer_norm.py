@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 import pytest
+from helpers import FURTHER, assert_same, problem
+from test_kernels import isa  # noqa: F401  (a fixture)
 
 import elman
 from elman import functional, reference
@@ -230,6 +232,15 @@ def test_gradients_of_pytorch(name, backend):
 
 
 # -------------------------------------------------------------------------------------------- what the norms promise
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 2e-4), (np.float64, 1e-12)], ids=["float32", "float64"])
+@pytest.mark.parametrize("H", [1, 16, 21])
+@pytest.mark.parametrize("name", [name for name in FURTHER if "norm" in name])
+def test_every_instruction_set(isa, name, H, dtype, tolerance):  # noqa: F811
+    cell = FURTHER[name]._replace(outputs=0)
+    p = problem(cell, T, B, I, H, 2, dtype, lengths=[7, 2, 5])
+    assert_same(p.results(functional), p.results(reference), tolerance)
 
 
 @pytest.mark.parametrize("H", [1, 5, 16, 33, 100])
