@@ -50,6 +50,7 @@ class Form(NamedTuple):
     is_recurrent: bool = True  # whether there are weight_hh and bias_hh
     has_bias: bool = True
     late: tuple[str, ...] = ()  # of bias_ih and bias_hh those that are not inside the products, but behind norms
+    beside: tuple[str, ...] = ()  # of the units' weights those that stand beside the late bias_ih, as parts of one sum
     units: tuple[tuple[str, int], ...] = ()  # further weights (blocks * H,) and their blocks
     optional: tuple[tuple[str, int], ...] = ()  # the same, all there or none
     projection: tuple[str, ...] = ()  # "weight_hr" (R, H), "bias_hr" (R,)
@@ -93,8 +94,9 @@ class Form(NamedTuple):
         }[name]
 
     def of_units(self) -> tuple[tuple[str, int], ...]:
-        """What the kernels have as weights of each unit, in their order."""
-        return (*((name, self.gates) for name in self.late), *self.units, *self.optional)
+        """What the kernels have as weights of each unit, in their order; those `beside` are in their bias_ih."""
+        units = (*self.units, *self.optional)
+        return (*((name, self.gates) for name in self.late), *((n, k) for n, k in units if n not in self.beside))
 
     def described(self) -> str:
         optional = [f"[{', '.join(names)}]" for names in (tuple(n for n, _ in self.optional), self.projection) if names]
@@ -107,7 +109,7 @@ IDENTITY = ("affine", 1.0, 0.0)
 HEAD = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def _joint(*shifts: tuple[str, int]) -> Form:
+def _joint(*shifts: str) -> Form:
     """An LSTM with norms over all gates together."""
     norms = (("weight_norm_ih", 4), ("weight_norm_hh", 4), ("weight_norm_c", 1), ("bias_norm_c", 1))
     return Form(
@@ -115,7 +117,8 @@ def _joint(*shifts: tuple[str, int]) -> Form:
         ("h", "c"),
         has_bias=False,
         late=("bias_ih",),
-        units=(*norms, *shifts),
+        beside=shifts,
+        units=(*norms, *((name, 4) for name in shifts)),
         projection=("weight_hr",),
         activations=("sigmoid", "tanh", "tanh"),
         roles=(0, 1, 2),
@@ -188,7 +191,7 @@ FORMS = {
         returns=("c", "gates"),
     ),
     "lstm_norm_joint": _joint(),
-    "lstm_norm_joint_shift": _joint(("bias_norm_ih", 4), ("bias_norm_hh", 4)),
+    "lstm_norm_joint_shift": _joint("bias_norm_ih", "bias_norm_hh"),
     "gru_norm": Form(
         3,
         late=("bias_ih", "bias_hh"),

@@ -31,6 +31,8 @@ __all__ = [
 _CELLS = {name: number for number, name in enumerate(_kernels.cell_names())}
 _ACTIVATIONS = {name: number for number, name in enumerate(_options.ACTIVATIONS)}
 
+_OTHERS = {"jordan": "rnn_any", "lstm_norm_joint_shift": "lstm_norm_joint"}  # families that have another's kernels
+
 # Indexing a fused function once spares every call the search for its types.
 _BY_DTYPE = {
     np.dtype(dtype): {name: getattr(_kernels, name)[c_type] for name in ("forward", "backward", "infer", "elementwise")}
@@ -51,8 +53,8 @@ class _Kind(NamedTuple):
 
     def cell(self, names: tuple[str, ...]) -> str:
         """The kernels' name, for weights of these names: the plain cell where it does, since it is the fastest."""
-        if self.family == "jordan":
-            return "rnn_any"
+        if self.family in _OTHERS:
+            return _OTHERS[self.family]
         is_plain = len(names) == len(_options.HEAD) and self.options == _options.PLAIN[self.family]
         if self.family == "rnn":
             name = f"rnn_{self.options.activations[0].name}"
@@ -117,9 +119,12 @@ class PackedWeights:
     def _dense_of(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """One direction's arrays as _kernels.pack takes them: w_ih, w_hh, b_ih, b_hh, those of each unit in one array,
         w_hr, b_hr."""
-        given = dict(zip(self.names, arrays))
+        given, form = dict(zip(self.names, arrays)), self.kind.form
+        if form.beside:
+            parts = [a for a in map(given.get, ("bias_ih", *form.beside)) if a is not None]
+            given["bias_ih"] = sum(parts[1:], start=parts[0])
         units, start = None, 0
-        for name, blocks in self.kind.form.of_units():
+        for name, blocks in form.of_units():
             a = given.pop(name, None)
             if a is not None:
                 units = np.zeros((self.packed.units, self.H), self.dtype) if units is None else units
@@ -133,9 +138,12 @@ class PackedWeights:
         if len(self.names) == len(head):
             return tuple(head)
         found = dict(zip(_options.HEAD, head)) | {"weight_hr": w_hr, "bias_hr": b_hr}
-        start, has = 0, dict(zip(self.names, self.arrays[0]))
-        for name, blocks in self.kind.form.of_units():
-            found[name] = None if has.get(name) is None else units[start : start + blocks].reshape(-1)
+        start, has, form = 0, dict(zip(self.names, self.arrays[0])), self.kind.form
+        for name, blocks in form.of_units():
+            of_name = units[start : start + blocks].reshape(-1)
+            found[name] = None if has.get(name) is None else of_name
+            if name == "bias_ih":
+                found |= {other: of_name.copy() for other in form.beside}
             start += blocks
         return tuple(found[name] for name in self.names)
 
