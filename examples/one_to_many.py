@@ -86,7 +86,9 @@ def draw(history: elman.History, bigram: float, model: elman.Sequential, name: n
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description="one to many: names from their first letter")
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer names, in a second")
-    parser.add_argument("--plot", metavar="FILE", help="draw learning and expectations into this file (needs matplotlib)")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw learning and expectations into this file (needs matplotlib)"
+    )
     options = parser.parse_args(arguments)
     quick = options.quick
     start, names = time.perf_counter(), read_names()[: 1500 if quick else None]
