@@ -137,13 +137,62 @@ def test_beginners(capsys):
     assert all(0.75 < accuracy <= 1 for accuracy in results.values())
 
 
+def test_japanese_vowels(capsys):
+    pytest.importorskip("sktime")
+    results, _ = quick("japanese_vowels", capsys)
+    assert 1 / 9 < results["first_step"] < 0.8 < results["accuracy"] <= 1
+
+
+def test_the_utterances_are_ragged():
+    pytest.importorskip("sktime")
+    x, speakers = load("japanese_vowels").read_utterances("train")
+    assert len(x) == len(speakers) == 270 and set(speakers) == set(range(1, 10))
+    assert {a.shape[1] for a in x} == {12} and min(map(len, x)) == 7 and max(map(len, x)) == 26
+    assert all(np.isfinite(a).all() for a in x)
+
+
+@pytest.mark.parametrize(
+    "name, package, axes",
+    [
+        ("one_to_many", None, 2),
+        ("many_to_one", "sklearn", 7),
+        ("japanese_vowels", "sktime", 2),
+        ("many_to_many", None, 1),
+        ("forecasting", "statsmodels", 2),
+        ("beginners", "sklearn", 2),
+    ],
+)
+def test_pictures(name, package, axes, capsys, monkeypatch):
+    """The picture has something in it and is small."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    if package:
+        pytest.importorskip(package)
+    drawn = []
+    monkeypatch.setattr(figure, "savefig", lambda self, *args, **options: drawn.append((self, options)))
+    load(name).main(["--quick", "--plot", "picture.png"])
+    ((picture, options),) = drawn
+    assert picture.get_figwidth() * options["dpi"] == 800 and picture.get_figheight() * options["dpi"] <= 450
+    assert len(picture.axes) == axes and any(ax.lines or ax.texts or ax.images for ax in picture.axes)
+
+
+def test_a_picture_changes_no_result(capsys, monkeypatch):
+    monkeypatch.setattr(pytest.importorskip("matplotlib.figure").Figure, "savefig", lambda *args, **options: None)
+    one_to_many = load("one_to_many")
+    assert one_to_many.main(["--quick", "--plot", "picture.png"]) == one_to_many.main(["--quick"])
+
+
 @pytest.mark.parametrize(
     "name, package",
-    [("many_to_one", "sklearn.datasets"), ("beginners", "sklearn.datasets"), ("forecasting", "statsmodels.datasets")],
+    [
+        ("many_to_one", "sklearn.datasets"),
+        ("beginners", "sklearn.datasets"),
+        ("forecasting", "statsmodels.datasets"),
+        ("japanese_vowels", "sktime.datasets"),
+    ],
 )
 def test_a_missing_package_is_named(name, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package.split(".")[0], None)
     monkeypatch.setitem(sys.modules, package, None)
-    install = {"sklearn": "scikit-learn", "statsmodels": "statsmodels"}[package.split(".")[0]]
+    install = {"sklearn": "scikit-learn"}.get(package.split(".")[0], package.split(".")[0])
     with pytest.raises(SystemExit, match=f"{name}.py needs {install} for its data: pip install {install}"):
         load(name).main(["--quick"])
