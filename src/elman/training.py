@@ -341,8 +341,9 @@ class _Objective:
         if self.labels:
             return data.labels(indices)
         y = data.targets(indices, per_step=data.timed and prediction.ndim == 3)
-        # A prediction of one number may have a target without that axis.
-        return y[..., None] if prediction.shape[-1] == 1 and y.shape == prediction.shape[:-1] else y
+        # A prediction of one number may have a target without that axis. (The prediction may be that of a piece.)
+        without = y.ndim == prediction.ndim - 1 and y.shape[1:] == prediction.shape[1:-1]
+        return y[..., None] if prediction.shape[-1] == 1 and without else y
 
     def compare(self, prediction, target, lengths, means):
         """Adds to the means of the metrics; what the loss has found."""
