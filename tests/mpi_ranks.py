@@ -18,7 +18,33 @@ import elman
 from elman import GRU, LSTM, SGD, Adam, Dense, Dropout, EarlyStopping, Embedding, Pooling, Sequential, _distributed
 
 BATCH = 12
-LENGTHS = [9, 1, 4, 0, 7, 2, 2, 8, 3, 5, 6, 1, 9, 2, 0, 4, 3, 8, 1, 1, 6, 5, 7, 2, 3]  # 25: the last batch is one sequence
+LENGTHS = [
+    9,
+    1,
+    4,
+    0,
+    7,
+    2,
+    2,
+    8,
+    3,
+    5,
+    6,
+    1,
+    9,
+    2,
+    0,
+    4,
+    3,
+    8,
+    1,
+    1,
+    6,
+    5,
+    7,
+    2,
+    3,
+]  # 25: the last batch is one sequence
 
 
 def draw(*shape, dtype="f8", seed=0):
@@ -30,7 +56,12 @@ def ragged(dtype="f8"):
 
 
 def classifier(dtype="f8", dropout=0.0, seed=0):
-    layers = [LSTM(3, 5, dtype=dtype, seed=seed), Dropout(dropout), Pooling("mean"), Dense(5, 3, dtype=dtype, seed=seed)]
+    layers = [
+        LSTM(3, 5, dtype=dtype, seed=seed),
+        Dropout(dropout),
+        Pooling("mean"),
+        Dense(5, 3, dtype=dtype, seed=seed),
+    ]
     return Sequential(layers)
 
 
@@ -62,7 +93,12 @@ def arrays(comm, n, N=29, dtype="f8", **options):
 
 def adam(comm, n):
     model = classifier()
-    options = {"optimizer": Adam(model, lr=0.05), "clip_norm": 0.2, "clip_value": 0.05, "lr": lambda epoch: 0.1 / (1 + epoch)}
+    options = {
+        "optimizer": Adam(model, lr=0.05),
+        "clip_norm": 0.2,
+        "clip_value": 0.05,
+        "lr": lambda epoch: 0.1 / (1 + epoch),
+    }
     return train(comm, n, model, draw(29, 6, 3), np.arange(29) % 3, "softmax_cross_entropy", **options)
 
 
@@ -146,7 +182,11 @@ def embedded(comm, n):
 def stopped_early(comm, n):
     """The best epoch is not the last one, whose weights are given up."""
     model = classifier()
-    options = {"epochs": 9, "callbacks": [EarlyStopping(1)], "validation_data": (draw(9, 6, 3, seed=1), np.arange(9) % 3)}
+    options = {
+        "epochs": 9,
+        "callbacks": [EarlyStopping(1)],
+        "validation_data": (draw(9, 6, 3, seed=1), np.arange(9) % 3),
+    }
     found = train(comm, n, model, draw(29, 6, 3), np.arange(29) % 3, "softmax_cross_entropy", lr=2.0, **options)
     assert 1 < len(found["loss"]) < 9
     return found
@@ -232,6 +272,9 @@ def planted(comm, n):
     return found
 
 
+OTHERS = {"dropped_out": dropped_out, "again": dropped_out, "without_a_seed": without_a_seed, "planted": planted}
+CASES = {**EQUAL, **OTHERS}
+
 # --------------------------------------------------------------------------------------------------------- failures
 
 
@@ -260,7 +303,7 @@ class Stubborn:
 
 
 def failures(comm):
-    """For each way to fail the error on this rank, and whether the weights are as they were before the step."""
+    """For each way to fail the error on this rank. What one leaves behind would disturb the next."""
     rank, model = comm.rank, classifier("f4")
     x, y = draw(36, 6, 3, dtype="f4"), np.arange(36) % 3
     nan, wrong = x.copy(), y.copy()
@@ -276,6 +319,11 @@ def failures(comm):
 
     def infinite(prediction, target):
         return np.inf, np.zeros_like(prediction)
+
+    def only_in_training(prediction, target):
+        if len(target) == 12:  # the one batch is rank 0's
+            raise IndexError("no more")
+        return 0.0
 
     calls: list[int] = []
     ways = {
@@ -296,7 +344,8 @@ def failures(comm):
         "a monitor": {"callbacks": [EarlyStopping(1, monitor="accuracy")]},
         "a schedule": {"lr": (lambda epoch: [1 / 0 if rank else 0.1][0])},
         "validation": {"validation_data": (x, wrong if rank else y)},
-        "a metric": {"validation_data": (x, y), "metrics": [lambda p, t: 1 / (13 - len(t))]},
+        "a metric": {"metrics": [lambda prediction, target: 1 / (1 - rank)]},
+        "a metric of validation": {"validation_data": (x[:12], y[:12]), "metrics": [only_in_training]},
         "comm": {"comm": "MPI.COMM_WORLD"},
     }
     told = {}
@@ -312,23 +361,35 @@ def failures(comm):
     return told
 
 
-def main(directory, what):
+def telling(comm, files):
+    """Everything that is to be seen from outside, of data that each rank reads from one file."""
+    if comm.rank == 0:
+        np.save(files / "x.npy", draw(24, 6, 3))
+    comm.Barrier()
+    x = np.load(files / "x.npy", mmap_mode="r")
+    path = files / f"best-{comm.rank}.safetensors"
+    model = classifier()
+    options = {"callbacks": [elman.Checkpoint(path)], "verbose": 1, "optimizer": Adam(model, lr=0.1)}
+    found = train(comm, comm.size, model, x, np.arange(24) % 3, "softmax_cross_entropy", **options)
+    np.savez(files / f"telling-{comm.rank}.npz", **found)
+    if comm.rank:
+        raise SystemExit("an error outside fit")  # which `python -m mpi4py` makes one of all ranks
+    comm.recv()
+
+
+def main(directory, what, *names):
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
     files = Path(directory)
     if what == "failures":
         (files / f"failures-{comm.rank}.json").write_text(json.dumps(failures(comm)))
-    elif what == "uncaught":
-        assert comm.rank == 0 or comm.size == 2
-        x = draw(24, 6, 3)
-        x[1] = np.nan
-        train(comm, comm.size, classifier(), x, np.arange(24) % 3, "softmax_cross_entropy", verbose=1)
+    elif what == "files":
+        telling(comm, files)
     else:
-        cases = {**EQUAL, "dropped_out": dropped_out, "again": dropped_out, "without_a_seed": without_a_seed}
-        for name, case in {**cases, "planted": planted}.items():
-            np.savez(files / f"{name}-{comm.rank}.npz", **case(comm, comm.size))
-        np.savez(files / f"alone-{comm.rank}.npz", **arrays(MPI.COMM_SELF, 1))
+        for name in names:
+            result = arrays(MPI.COMM_SELF, 1) if name == "alone" else CASES[name](comm, comm.size)
+            np.savez(files / f"{name}-{comm.rank}.npz", **result)
 
 
 if __name__ == "__main__":
