@@ -197,6 +197,29 @@ def plateau(comm, n):
     return arrays(comm, n, epochs=4, lr=schedule)
 
 
+def empty_sequences(comm, n):
+    """All that rank 1 of 2 has are sequences without a step."""
+    x = [draw(0 if i % 2 else i % 7, 3, seed=i) for i in range(24)]
+    return train(comm, n, classifier(), x, np.arange(24) % 3, "softmax_cross_entropy", shuffle=False)
+
+
+class Meddler(elman.Callback):
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def on_epoch_end(self, model, epoch, logs):
+        self.optimizer.lr = 0.7 * self.optimizer.lr
+        with model.edit() as params:
+            params["3.bias"] += 0.1
+
+
+def changed_by_a_callback(comm, n):
+    model = classifier()
+    optimizer = SGD(model, lr=1 / 3)
+    options = {"optimizer": optimizer, "callbacks": [Meddler(optimizer)], "epochs": 3}
+    return train(comm, n, model, draw(29, 6, 3), np.arange(29) % 3, "softmax_cross_entropy", **options)
+
+
 def resumed(comm, n):
     """Weights and the optimiser's state are those of rank 0, as if only it had read them from a file."""
     rank = 0 if comm is None else comm.rank
@@ -229,6 +252,8 @@ EQUAL = {
         embedded,
         stopped_early,
         plateau,
+        empty_sequences,
+        changed_by_a_callback,
         resumed,
     )
 }
@@ -236,8 +261,27 @@ EQUAL = {
 
 def dropped_out(comm, n, seed=3):
     """Not what one process draws, but the same weights on all ranks, every time."""
-    model = classifier(dropout=0.5)
-    return train(comm, n, model, draw(29, 6, 3), np.arange(29) % 3, "softmax_cross_entropy", seed=seed)
+    model, chance = classifier(dropout=0.5), Chance()
+    model = Sequential([*model.layers, chance])
+    found = train(comm, n, model, draw(29, 6, 3), np.arange(29) % 3, "softmax_cross_entropy", seed=seed)
+    return found | {"drawn": np.array(chance.drawn)}
+
+
+class Chance:
+    """A layer that does nothing but draw."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def __call__(self, x):
+        return x
+
+    def forward(self, x, *, rng):
+        self.drawn.append(rng.random())
+        return x, None
+
+    def backward(self, tape, dy, grads=None):
+        return dy, {}
 
 
 def without_a_seed(comm, n):
@@ -286,6 +330,20 @@ class Failing(elman.Callback):
 
     def fail(self, *arguments):
         raise OSError("the disk is full")
+
+
+class Heavy(Sequential):
+    """A model whose weights cannot be changed for the third time: behind the last epoch, when all seems done."""
+
+    def __init__(self, layers):
+        super().__init__(layers)
+        self.edits = []
+
+    def edit(self):
+        self.edits.append(1)
+        if len(self.edits) == 3:
+            raise MemoryError("too heavy")
+        return super().edit()
 
 
 class Stubborn:
@@ -341,6 +399,7 @@ def failures(comm):
         "a callback at first": {"callbacks": [Failing("on_train_begin")]},
         "a callback": {"callbacks": [Failing("on_epoch_end")]},
         "a callback at last": {"callbacks": [Failing("on_train_end")]},
+        "at the very last": {"model": Heavy(model.layers)},
         "a monitor": {"callbacks": [EarlyStopping(1, monitor="accuracy")]},
         "a schedule": {"lr": (lambda epoch: [1 / 0 if rank else 0.1][0])},
         "validation": {"validation_data": (x, wrong if rank else y)},

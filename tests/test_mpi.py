@@ -129,13 +129,17 @@ def test_one_rank_is_no_mpi_at_all(two):
         assert all(np.array_equal(got[name], a) for name, a in expected.items())
 
 
-def test_dropout_and_chance_are_the_same_on_all_ranks(two):
+def test_dropout_and_chance(two):
+    """The weights are the same on all ranks and in each run; what is dropped is not."""
     alone = mpi_ranks.dropped_out(None, 1)
+    drawn, *others_drawn = [found.pop("drawn") for found in two["dropped_out"]]
+    assert np.array_equal(drawn, two["again"][0].pop("drawn"))
+    assert all(len(other) == len(drawn) > 3 and not (other == drawn).any() for other in others_drawn)
     first, *others = two["dropped_out"]
-    free, *free_others = two["without_a_seed"]
+    free, *others_free = two["without_a_seed"]
     for name, a in first.items():
-        assert all(np.array_equal(other[name], a) for other in (*others, *two["again"]))
-        assert all(np.array_equal(other[name], free[name]) for other in free_others)
+        assert all(np.array_equal(other[name], a) for other in (*others, two["again"][0]))
+        assert all(np.array_equal(other[name], free[name]) for other in others_free)
         assert name == "lr" or not (np.array_equal(alone[name], a) or np.array_equal(free[name], a))
 
 
@@ -170,6 +174,10 @@ def test_an_error_on_one_rank_ends_all(run, tmp_path):
         "a callback at first": [("OSError", "the disk is full"), ("RuntimeError", f"rank 0 of 2 failed: {full}")],
         "a callback": [("OSError", "the disk is full"), ("RuntimeError", f"rank 0 of 2 failed: {full}")],
         "a callback at last": [("OSError", "the disk is full"), ("RuntimeError", f"rank 0 of 2 failed: {full}")],
+        "at the very last": [
+            ("RuntimeError", "rank 1 of 2 failed: MemoryError: too heavy"),
+            ("MemoryError", "too heavy"),
+        ],
         "a monitor": [
             ("ValueError", "monitor: expected one of loss"),
             ("ValueError", "rank 0 of 2 failed: ValueError: monitor: expected one of loss"),

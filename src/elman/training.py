@@ -265,7 +265,7 @@ def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, whe
     for start in range(0, T, tbptt or max(T, 1)):
         piece = slice(start, start + tbptt) if tbptt else slice(None)
         found, own_grads = NOTHING, None
-        if len(mine) and (start == 0 or start < len(inputs)):
+        if len(mine):
             ends = np.clip(lengths - start, 0, tbptt) if tbptt and lengths is not None else lengths
             prediction, tape = model.forward(inputs[piece], state, lengths=ends, rng=rng)
             state = tape.state if tbptt else None
