@@ -48,7 +48,9 @@ def run():
         try:
             out, err = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, 9)
+            process.kill()
             process.communicate()
             pytest.fail(f"{n} ranks still run {arguments} after {SECONDS} s")
         return process.returncode, out, err

@@ -1,0 +1,135 @@
+"""Data-parallel training over MPI: every rank takes its share of each batch. Handwritten digits, read row by row.
+
+    pip install "elman[mpi]" mpich                        # mpich brings mpiexec, where the system has none
+    ELMAN_NUM_THREADS=1 mpiexec -n 2 python -m mpi4py examples/train_mpi.py [--quick]
+    python examples/train_mpi.py --measure                # steps per second of one rank and of two, one thread each
+
+The data are scikit-learn's 1797 digits, (1797, 8, 8): the eight rows of a picture are eight time steps. A quarter is
+kept for the test. What distinguishes it from a script for one process is `comm=`; `-m mpi4py` sees to it that an error
+outside `fit` ends all ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+import elman
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (1797, 8, 8), 0 to 1, and the digits they show, in random order."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise SystemExit("train_mpi.py needs scikit-learn for its data: pip install scikit-learn") from None
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    return (digits.images[order] / 16).astype(np.float32), digits.target[order]
+
+
+def train(comm, quick: bool) -> dict[str, float]:
+    x, y = read_digits()
+    cut, start = len(x) * 3 // 4, time.perf_counter()
+    model = elman.Sequential([elman.LSTM(8, 64), elman.Pooling("last"), elman.Dense(64, 10)])
+    model.fit(
+        x[:cut],
+        y[:cut],
+        loss="softmax_cross_entropy",
+        optimizer=elman.Adam(model, lr=5e-3),
+        epochs=5 if quick else 30,
+        batch_size=32 // comm.size,  # of each rank
+        seed=0,
+        verbose=0,
+        comm=comm,
+    )
+    accuracy = model.evaluate(x[cut:], y[cut:], loss="softmax_cross_entropy", metrics=["accuracy"])["accuracy"]
+    if comm.rank == 0:
+        seconds = time.perf_counter() - start
+        print(f"{comm.size} ranks: {accuracy:.1%} of {len(x) - cut} digits that they have not seen are right", end=" ")
+        print(f"({seconds:.1f} s)")
+    return {"accuracy": accuracy}
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+
+SHAPES = {  # T, I, H, sequences in a batch, whatever the number of ranks
+    "LSTM 32->64, T 50, B 64": (50, 32, 64, 64),
+    "LSTM 64->128, T 100, B 64": (100, 64, 128, 64),
+    "LSTM 64->256, T 100, B 128": (100, 64, 256, 128),
+}
+
+
+def measured(comm) -> None:
+    """Prints milliseconds per step and per Allreduce, by shape, as one line of JSON."""
+    results = {}
+    for name, (T, I, H, B) in SHAPES.items():
+        x = np.random.default_rng(0).standard_normal((4 * B, T, I), dtype=np.float32)
+        y = np.arange(len(x)) % 10
+        model = elman.Sequential([elman.LSTM(I, H, seed=0), elman.Pooling("last"), elman.Dense(H, 10, seed=0)])
+        flat = np.zeros(sum(a.size for a in model.params.values()), np.float32)
+        options = {"loss": "softmax_cross_entropy", "batch_size": B // comm.size, "seed": 0, "verbose": 0, "comm": comm}
+        model.fit(x, y, **options)
+        seconds, exchanged = [], []
+        for _ in range(5):
+            comm.Barrier()
+            start = time.perf_counter()
+            model.fit(x, y, **options)
+            seconds.append((time.perf_counter() - start) / 4)
+            comm.Barrier()
+            start = time.perf_counter()
+            for _ in range(20):
+                comm.Allreduce(flat.copy(), flat)
+            exchanged.append((time.perf_counter() - start) / 20)
+        results[name] = [1000 * min(seconds), 1000 * min(exchanged), flat.nbytes]
+    if comm.rank == 0:
+        print(json.dumps(results))
+
+
+def measure() -> None:
+    """One rank and two by turns, five times; medians."""
+    mpiexec = shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")
+    if mpiexec is None:
+        raise SystemExit("train_mpi.py --measure needs mpiexec: pip install mpich")
+    environment = os.environ | {"ELMAN_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    found: dict[int, list[dict[str, list[float]]]] = {1: [], 2: []}
+    for _ in range(5):
+        for n, runs in found.items():
+            command = [mpiexec, "-n", str(n), sys.executable, __file__, "--measure-here"]
+            runs.append(json.loads(subprocess.check_output(command, env=environment, text=True)))
+    print(f"{'milliseconds a step':28} {'1 rank':>8} {'2 ranks':>8} {'speedup':>8} {'Allreduce':>10} {'of KiB':>8}")
+    for name in SHAPES:
+        one, two = (statistics.median(run[name][0] for run in found[n]) for n in (1, 2))
+        exchange, size = statistics.median(run[name][1] for run in found[2]), found[2][0][name][2] / 1024
+        print(f"{name:28} {one:8.2f} {two:8.2f} {one / two:8.2f} {exchange:10.3f} {size:8.0f}")
+
+
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    parser = argparse.ArgumentParser(description="data-parallel training over MPI: scikit-learn's digits")
+    parser.add_argument("--quick", action="store_true", help="fewer epochs, in a second")
+    parser.add_argument("--measure", action="store_true", help="time one rank and two; not under mpiexec")
+    parser.add_argument("--measure-here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.measure:
+        measure()
+        return {}
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        raise SystemExit("train_mpi.py needs mpi4py: pip install 'elman[mpi]'") from None
+    if options.measure_here:
+        measured(MPI.COMM_WORLD)
+        return {}
+    return train(MPI.COMM_WORLD, options.quick)
+
+
+if __name__ == "__main__":
+    main()
