@@ -5,6 +5,7 @@ The ranks run tests/mpi_ranks.py.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -219,6 +220,15 @@ def test_files_and_lines_are_those_of_rank_0(run, tmp_path):
     assert found[0]["loss"][1] < found[0]["loss"][0]
     for name, a in found[0].items():
         assert np.array_equal(a, found[1][name]) and np.array_equal(a, best.get(name, a))
+
+
+def test_the_example(run):
+    pytest.importorskip("sklearn")
+    script = HERE.parent / "examples" / "train_mpi.py"
+    code, out, err = run(2, "-m", "mpi4py", script, "--quick")
+    assert code == 0, f"exit {code}\n{out}\n{err}"
+    words = re.fullmatch(r"2 ranks: (\d+\.\d)% of 450 digits that they have not seen are right \(.* s\)\n", out)
+    assert words and 75 < float(words[1]) <= 100, out
 
 
 def test_without_mpi4py(monkeypatch):
