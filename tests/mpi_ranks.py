@@ -391,6 +391,7 @@ def failures(comm):
         "own loss": {"loss": on_rank_1},
         "an argument": {"epochs": 1.5} if rank else {},
         "another argument": {"batch_size": 6 + rank},
+        "another lr": {"lr": 0.1 + rank},
         "a shard": {"x": x[rank::2], "y": y[rank::2]},
         "a shard of y": {"y": y[::-1] if rank else y},
         "another model": {"model": tagger(dtype="f4") if rank else model},

@@ -168,6 +168,7 @@ def test_an_error_on_one_rank_ends_all(run, tmp_path):
             ("TypeError", "epochs: expected an integer, got 1.5"),
         ],
         "another argument": [("ValueError", f"{same} batch_size: 6 on rank 0 and 7 on rank 1")] * 2,
+        "another lr": [("ValueError", f"{same} lr: 0.1 on rank 0 and 1.1 on rank 1")] * 2,
         "a shard": [("ValueError", f"{same} x, y: 18 sequences, checksum")] * 2,
         "a shard of y": [("ValueError", f"{same} x, y: 36 sequences, checksum")] * 2,
         "another model": [("ValueError", f"{same} weight 0.weight_ih_l0: float32 (20, 3) on rank 0 and float32 (15")]

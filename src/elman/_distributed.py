@@ -64,8 +64,8 @@ class Ranks:
         if self.size > 1:
             self._comm = comm.Dup()  # whose messages are fit's alone
 
-    def share(self, batch: np.ndarray) -> np.ndarray:
-        """This rank's part of a batch: every size-th entry, as neighbours are of like length."""
+    def share(self, batch: Any) -> Any:
+        """This rank's part of a batch, or of a list of batches: every size-th, as neighbours are of like length."""
         return batch[self.rank :: self.size]
 
     def start(self, model: Any, optimizer: Any, seed: int, arguments: Mapping[str, Any]) -> int:
@@ -108,14 +108,15 @@ class Ranks:
         if self.size == 1:
             return value, count, grads
         flat = self._flat
-        flat[:] = 0
-        flat[COUNT] = count
         with np.errstate(all="ignore"):
             if weight:
                 factor = weight if averages else 1.0
                 for name, part in self._parts.items():
                     np.multiply(grads[name], factor, out=part)
-                flat[VALUE], flat[WEIGHT] = value * factor, weight
+                flat[VALUE:] = value * factor, weight, count, 0
+            else:
+                flat[:] = 0
+                flat[COUNT] = count
             self._meet()
             if averages:
                 flat[:WEIGHT] /= flat[WEIGHT]  # the loss too; nan if no position has weight, as in one process
@@ -131,7 +132,11 @@ class Ranks:
                 mean.load([sum(column) for column in zip(*parts)])
 
     def follow(self, model: Any, optimizer: Any, stop: bool) -> bool:
-        """Gives all ranks the weights and the learning rate of rank 0, and returns what it has decided."""
+        """Gives all ranks the weights and the learning rate of rank 0, and returns what it has decided.
+
+        Between two calls the ranks' weights are the same bits if their machines have one instruction set; if not, they
+        differ by rounding.
+        """
         if self.size == 1:
             return stop
         mine = [float(optimizer.lr), bool(stop)]

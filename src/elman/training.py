@@ -186,6 +186,7 @@ def fit(
         same = {"x, y": data.checksum(), "validation_data": None if held_out is None else held_out.checksum()}
         same |= {"epochs": epochs, "initial_epoch": initial_epoch, "batch_size": batch_size, "shuffle": shuffle}
         same |= {"clip_norm": clip_norm, "clip_value": clip_value, "tbptt": tbptt, "what is measured": names}
+        same |= {"lr": None if callable(lr) else lr, "loss": None if callable(loss) else loss}
         seed = ranks.start(model, optimizer, seed, same)
         batch_size *= ranks.size
     history, clips = History(optimizer), (clip_norm, clip_value)
