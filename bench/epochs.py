@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -30,13 +30,14 @@ TOLERANCES = {"torch": 1e-5, "keras": 1e-3}  # of the losses after an epoch, rel
 LONG_ENOUGH = 0.1  # seconds of training between two looks at the clock
 PATIENCE = 10.0  # seconds for one contestant of a case
 TITLE = "milliseconds an epoch, one thread"
+Model: TypeAlias = "elman.Sequential | elman.Seq2Seq"
 
 
 class Case(NamedTuple):
     """What is trained: x and y as `fit` takes them, and its arguments."""
 
     name: str
-    make_model: Callable[[], elman.Sequential]
+    make_model: Callable[[], Model]
     x: Any
     y: Any
     loss: str
@@ -44,6 +45,7 @@ class Case(NamedTuple):
     lr: float
     batch_size: int = 32
     clip_norm: float | None = None
+    without: tuple[str, ...] = ()  # peers that cannot train it
 
     def batches(self) -> list[slice]:
         return [slice(start, start + self.batch_size) for start in range(0, len(self.x), self.batch_size)]
@@ -123,8 +125,17 @@ def vanishing_gradients(batches: int) -> list[Case]:
     return [Case("vanishing_gradients", make_model, x, y, "mean_squared_error", "SGD", 5e-3, clip_norm=1.0)]
 
 
-# An example is added here, by a function that gives its cases with so many batches at most; one whose model is not a
-# Sequential (an encoder with a decoder) needs a way to train it in CONTESTANTS too.
+def encoder_decoder(batches: int) -> list[Case]:
+    module = example("encoder_decoder")
+    pairs = zip(*module.make_dates(32 * batches, False, np.random.default_rng(0)))
+    pairs = sorted(pairs, key=lambda pair: len(pair[0]))  # batches of like length, as `fit` makes them
+    x, y = [module.read(source) for source, _ in pairs], [module.tokens(date) for _, date in pairs]
+    case = Case("encoder_decoder", module.make_model, x, y, "softmax_cross_entropy", "Adam", 3e-3, clip_norm=1.0)
+    return [case._replace(without=("keras",))]  # Keras has no decoder that starts where a padded encoder has ended
+
+
+# An example is added here, by a function that gives its cases with so many batches at most. train_mpi has none: it is
+# many_to_one's model, for more than one process.
 CASES: list[Callable[[int], list[Case]]] = [
     one_to_many,
     many_to_one,
@@ -133,6 +144,7 @@ CASES: list[Callable[[int], list[Case]]] = [
     forecasting,
     beginners,
     vanishing_gradients,
+    encoder_decoder,
 ]
 
 
@@ -147,7 +159,7 @@ class Contestant(NamedTuple):
     outputs: Callable[[], np.ndarray]
 
 
-def in_elman(case: Case, model: elman.Sequential) -> Contestant:
+def in_elman(case: Case, model: Model) -> Contestant:
     optimizer = getattr(elman, case.optimizer)(model, lr=case.lr)
 
     def train(epochs: int) -> None:
@@ -165,13 +177,15 @@ def in_elman(case: Case, model: elman.Sequential) -> Contestant:
         )
 
     def outputs() -> np.ndarray:
-        x, _, lengths = padded(case)[0]
+        x, y, lengths = padded(case)[0]
+        if isinstance(model, elman.Seq2Seq):
+            return model(x, y, source_lengths=lengths)
         return model(x, lengths=lengths)
 
     return Contestant(train, outputs)
 
 
-def in_torch(case: Case, model: elman.Sequential) -> Contestant:
+def in_torch(case: Case, model: Model) -> Contestant:
     """As one who knows PyTorch writes it: tensors made once, time first, the optimiser fused, no packing where padding
     behind the end gives the same result."""
     import torch
@@ -207,6 +221,8 @@ def in_torch(case: Case, model: elman.Sequential) -> Contestant:
             return nn.Dropout(layer.p)
         elif isinstance(layer, elman.Pooling):
             return nn.Identity()  # the network takes the last step
+        elif isinstance(layer, elman.Activation):
+            return nn.Tanh()
         elif isinstance(layer, elman.LSTM) and has_relu(layer):
             other = ReluLSTM(layer.input_size, layer.hidden_size)
         else:
@@ -219,6 +235,8 @@ def in_torch(case: Case, model: elman.Sequential) -> Contestant:
         return other
 
     class Network(nn.Module):
+        """Of a Sequential."""
+
         def __init__(self):
             super().__init__()
             self.layers = nn.ModuleList(map(twin, model.layers))
@@ -231,17 +249,42 @@ def in_torch(case: Case, model: elman.Sequential) -> Contestant:
                     x = x[-1] if ends is None else x[ends, torch.arange(x.shape[1])]
             return x
 
-    network = Network()
-    options = {"weight_decay": 1e-2} if case.optimizer == "AdamW" else {}
-    optimizer = getattr(torch.optim, case.optimizer)(network.parameters(), lr=case.lr, fused=True, **options)
+    class Translator(nn.Module):
+        """Of a Seq2Seq: Embedding and a bidirectional GRU, Embedding and a GRU, and dot attention."""
+
+        def __init__(self):
+            super().__init__()
+            parts = (model.encoder, model.decoder, model.output)
+            self.encoder, self.decoder, self.output = (nn.Sequential(*map(twin, part.layers)) for part in parts)
+
+        def forward(self, source, lengths, inside, fed):
+            embedding, gru = self.encoder
+            packed = nn.utils.rnn.pack_padded_sequence(embedding(source), lengths, enforce_sorted=False)
+            memory, h = gru(packed)
+            memory = nn.utils.rnn.pad_packed_sequence(memory)[0].transpose(0, 1)
+            embedding, gru = self.decoder
+            features = gru(embedding(fed), torch.cat([*h], 1)[None])[0]
+            scores = torch.bmm(features.transpose(0, 1), memory.transpose(1, 2)).masked_fill(~inside, -math.inf)
+            context = torch.bmm(scores.softmax(2), memory).transpose(0, 1)
+            return self.output(torch.cat([context, features], 2))
+
     batches = []
     for x, y, lengths in padded(case):
-        if lengths is not None and y.ndim == 2:
-            y = np.where(np.arange(len(y))[:, None] < lengths, y, -100)  # what cross_entropy leaves out
-        batches.append((torch.tensor(x), torch.tensor(y), None if lengths is None else torch.tensor(lengths - 1)))
+        if isinstance(model, elman.Seq2Seq):
+            fed = np.concatenate([np.full_like(y[:1], model.start), y])
+            inside = np.arange(len(x)) < lengths[:, None, None]  # (B, 1, S)
+            inputs, y = (x, lengths, inside, fed), model.labels(y)[0]
+        else:
+            inputs = x, None if lengths is None else lengths - 1
+            if lengths is not None and y.ndim == 2:
+                y = np.where(np.arange(len(y))[:, None] < lengths, y, -100)  # what cross_entropy leaves out
+        batches.append(([a if a is None else torch.tensor(a) for a in inputs], torch.tensor(y)))
+    network = Translator() if isinstance(model, elman.Seq2Seq) else Network()
+    options = {"weight_decay": 1e-2} if case.optimizer == "AdamW" else {}
+    optimizer = getattr(torch.optim, case.optimizer)(network.parameters(), lr=case.lr, fused=True, **options)
 
-    def loss_of(x, y, ends):
-        outputs = network(x, ends)
+    def loss_of(inputs, y):
+        outputs = network(*inputs)
         if case.loss == "mean_squared_error":
             return nn.functional.mse_loss(outputs, y)
         return nn.functional.cross_entropy(outputs.flatten(0, -2), y.flatten())
@@ -250,9 +293,9 @@ def in_torch(case: Case, model: elman.Sequential) -> Contestant:
         network.train()
         for _ in range(epochs):
             total = torch.zeros((), dtype=torch.float64)
-            for x, y, ends in batches:
+            for inputs, y in batches:
                 optimizer.zero_grad()
-                loss = loss_of(x, y, ends)
+                loss = loss_of(inputs, y)
                 loss.backward()
                 if case.clip_norm:
                     nn.utils.clip_grad_norm_(network.parameters(), case.clip_norm)
@@ -263,8 +306,7 @@ def in_torch(case: Case, model: elman.Sequential) -> Contestant:
     def outputs() -> np.ndarray:
         network.eval()
         with torch.no_grad():
-            x, _, ends = batches[0]
-            return network(x, ends).numpy()
+            return network(*batches[0][0]).numpy()
 
     return Contestant(train, outputs)
 
@@ -371,7 +413,7 @@ def has_relu(lstm: elman.LSTM) -> bool:
     return tuple(lstm.activations) == ("sigmoid", "relu", "relu")
 
 
-CONTESTANTS: dict[str, Callable[[Case, elman.Sequential], Contestant]] = {
+CONTESTANTS: dict[str, Callable[[Case, Any], Contestant]] = {
     "elman": in_elman,
     "torch": in_torch,
     "keras": in_keras,
@@ -389,7 +431,8 @@ def padded(case: Case) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
             continue
         lengths = np.array([len(item) for item in x])
 
-        def together(items: list[np.ndarray], T: int = lengths.max()) -> np.ndarray:
+        def together(items: list[np.ndarray]) -> np.ndarray:
+            T = max(map(len, items))
             ends = [[(0, T - len(item))] + [(0, 0)] * (item.ndim - 1) for item in items]
             return np.stack([np.pad(item, end) for item, end in zip(items, ends)], axis=1)
 
@@ -400,9 +443,11 @@ def padded(case: Case) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
 # ------------------------------------------------------------------------------------------------ check and measure
 
 
-def comparable(model: elman.Sequential, peer: str) -> elman.Sequential:
+def comparable(model: Model, peer: str) -> Model:
     """The model without what cannot be equal: dropout, which is random; for Keras also an LSTM's and an RNN's biases,
     of which it has one where elman and PyTorch have two, so that Adam moves their sum twice as fast."""
+    if isinstance(model, elman.Seq2Seq):
+        return model
     layers = []
     for layer in model.layers:
         if isinstance(layer, (elman.LSTM, elman.RNN)) and layer.bias and peer == "keras":
@@ -419,9 +464,11 @@ def losses_after_an_epoch(case: Case, peer: str) -> tuple[float, float]:
     """Of the first batch, by elman and by the peer. AssertionError: they do not agree, at first or after training, or
     nothing has changed."""
     tolerance = TOLERANCES.get(peer, 1e-3)
-    x, y, lengths = padded(case)[0]
+    _, y, lengths = padded(case)[0]
     options = {} if lengths is None or y.ndim == 1 else {"lengths": lengths}
     contestants = [CONTESTANTS[name](case, comparable(case.make_model(), peer)) for name in ("elman", peer)]
+    if isinstance(model := case.make_model(), elman.Seq2Seq):
+        y, options = model.labels(y)[0], {}
     losses = []
     for epochs in (0, 1):
         for contestant in contestants:
@@ -456,6 +503,7 @@ def seconds_an_epoch(contestants: dict[str, Contestant], rounds: int, clock: Cal
 
 def row(case: Case, peers: list[str], rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
     """What a case has come to, for the table and the file."""
+    peers = [peer for peer in peers if peer not in case.without]
     losses = {peer: losses_after_an_epoch(case, peer) for peer in peers}
     contestants = {name: CONTESTANTS[name](case, case.make_model()) for name in ("elman", *peers)}
     seconds = seconds_an_epoch(contestants, rounds, clock)
@@ -477,8 +525,10 @@ def installed() -> list[str]:
 
 
 def line(row: dict[str, Any], peers: list[str]) -> str:
-    times = "".join(f"{row['seconds'][name] * 1e3:10.2f}" for name in ("elman", *peers))
-    return f"{row['name']:32}{row['steps']:6}{times}" + "".join(f"{row['ratio'][peer]:9.2f}" for peer in peers)
+    seconds, ratio = row["seconds"], row["ratio"]
+    times = "".join(f"{seconds[name] * 1e3:10.2f}" if name in seconds else " " * 10 for name in ("elman", *peers))
+    ratios = "".join(f"{ratio[peer]:9.2f}" if peer in ratio else " " * 9 for peer in peers)
+    return f"{row['name']:32}{row['steps']:6}{times}{ratios}".rstrip()
 
 
 def main(arguments: list[str] | None = None) -> int:
