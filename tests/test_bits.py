@@ -312,7 +312,7 @@ def test_gates_computed_again(isa, name, dtype, D, T, B, I, H):
     for more in ({}, masks):
         p = packed_problem(name, T, B, I, H, D, dtype, **more)
         kept, again = (p.forward(F, recompute=recompute)[2] for recompute in (False, True))
-        slots, states = kept.weights.packed.slots, len(p.cell.parts)
+        slots, states = 1 + kept.weights.packed.slots, len(p.cell.parts)  # h beside the slots
         assert again.kept.size * slots == kept.kept.size * states
         before = again.kept.tobytes()
         expected = p.backward(F, kept)

@@ -96,11 +96,11 @@ def test_gradients(name, D, masks):
 BUGS = [  # cell, masks, function of elman.reference, the right source, the wrong one
     ("rnn-tanh", "plain", "_linear_backward", "da.T @ x", "-da.T @ x"),
     ("rnn-tanh", "plain", "_rnn_cell", "_linear_backward(da, h, W_hh)", "_linear_backward(da, h_t, W_hh)"),
-    ("rnn-tanh", "plain", "_backward", "direct_part[t, rows, columns]", "direct_part[t - 1, rows, columns]"),
+    ("rnn-tanh", "plain", "_backward", "direct_part[t, rows, columns[i]]", "direct_part[t - 1, rows, columns[i]]"),
     ("rnn-tanh", "plain", "_backward", "dafter[i] + direct_part", "direct_part"),
     ("rnn-tanh", "plain", "_backward", "total += addend", "total[...] = addend"),
     ("rnn-tanh", "plain", "_backward", "dx[t, rows] += dx_t", "dx[t, rows] = dx_t"),
-    ("rnn-tanh", "reset", "_backward", "np.where(cut, 0, _clip(limit, new))", "_clip(limit, new)"),
+    ("rnn-tanh", "reset", "_backward", "np.where(cut, 0, _clip(limit, new + beside))", "_clip(limit, new + beside)"),
     ("rnn-tanh", "lengths", "_backward", "dx[t, rows] += dx_t", "dx[t, :] += dx_t.mean(axis=0)"),
     ("rnn-relu", "plain", "_rnn_cell", "da = dh_t * slope(h_t)", "da = dh_t"),
     ("rnn-sigmoid", "plain", "_rnn_cell", "da = dh_t * slope(h_t)", "da = dh_t * slope(h)"),
@@ -453,12 +453,12 @@ def test_reset_splits_a_sequence(cell, D):
         (check_lengths, "_forward", "t < ends", "t <= ends"),
         (check_lengths, "_forward", "rows = np.flatnonzero(t < ends)", "rows = np.arange(B)"),
         (check_second_direction, "_times", "reversed(range(T))", "range(T)"),
-        (check_second_direction, "_forward", "_with_biases(checked[direction])", "_with_biases(checked[0])"),
+        (check_second_direction, "_forward", "_filled(checked[direction], form)", "_filled(checked[0], form)"),
         (check_reset, "_cuts", "begins[1:]", "begins[:-1]"),
         (check_reset, "_cuts", " & (np.arange(1, T)[:, None] < ends)", ""),
         (check_reset, "_cuts", "if direction == 0", "if direction < 2"),
         (check_reset, "_forward", "np.where(cut, 0, part[rows])", "part[rows]"),
-        (check_reset, "_backward", "np.where(cut, 0, _clip(limit, new))", "_clip(limit, new)"),
+        (check_reset, "_backward", "np.where(cut, 0, _clip(limit, new + beside))", "_clip(limit, new + beside)"),
     ],
 )
 def test_masks_reveal_a_planted_bug(check, function, right, wrong):
@@ -851,5 +851,7 @@ def test_a_refused_call_changes_nothing(cell):
 
 def test_names():
     """elman.functional exports the same ones."""
-    cells = [f"{cell}_{what}" for cell in ("rnn", "lstm", "gru") for what in ("pack", "forward", "backward", "step")]
+    cells = [
+        f"{cell}_{what}" for cell in ("rnn", "lstm", "gru", "cell") for what in ("pack", "forward", "backward", "step")
+    ]
     assert sorted(reference.__all__) == sorted(cells + ["exp", "sigmoid", "tanh"])

@@ -91,7 +91,7 @@ def test_without_bias(implementation, name, D, dtype):
         ("lstm", "_lstm_step_backward", "do = dh_t", "do = -dh_t"),
         ("gru-after", "_gru_after_step", "(1 - z) * n + z * h", "(1 - z) * h + z * n"),
         ("gru-after", "_gru_after_step_backward", "dr = da_n * ah_n", "dr = da_n * h"),
-        ("gru-after", "_backward", "direct_part[t, rows, columns]", "direct_part[t - 1, rows, columns]"),
+        ("gru-after", "_backward", "direct_part[t, rows, columns[i]]", "direct_part[t - 1, rows, columns[i]]"),
     ],
     ids=lambda value: value.strip() if isinstance(value, str) and " " in value else None,
 )

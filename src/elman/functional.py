@@ -103,17 +103,18 @@ class PackedWeights:
             _CELLS[self.cell], self.dtype == np.float64, self.I, self.H, self.R, self.D, *kind.for_kernels(self.names)
         )
         self.letters = kind.form.letters
-        self._dense = [self.dense_of(arrays) for arrays in self.arrays]
+        self._widths = [self.R if letter in ("h", "y") else self.H for letter in self.letters]
+        self.dense = [self._dense_of(arrays) for arrays in self.arrays]
         Hp, Rp = self._padded(self.H), self._padded(self.R)
         columns = self.packed.gates * Hp
         sizes = (self.I * columns, self.R * columns, columns, columns, self.packed.units * Hp, self.H * Rp, Rp)
         is_recurrent, is_projected = self.packed.is_recurrent, self.R != self.H or "weight_hr" in self.names
         is_there = (True, is_recurrent, True, is_recurrent, self.packed.units > 0, is_projected, is_projected)
-        for d, dense in enumerate(self._dense):
+        for d, dense in enumerate(self.dense):
             _kernels.pack(self.packed, d, dense, self._memory(sizes, is_there))
         self._has_transposed = False
 
-    def dense_of(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+    def _dense_of(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """One direction's arrays as _kernels.pack takes them: w_ih, w_hh, b_ih, b_hh, those of each unit in one array,
         w_hr, b_hr."""
         given = dict(zip(self.names, arrays))
@@ -125,6 +126,8 @@ class PackedWeights:
     def gradients_of(self, dense: Sequence[Any]) -> tuple[Any, ...]:
         """The way back: gradients in the form of `arrays`."""
         *head, units, w_hr, b_hr = dense
+        if len(self.names) == len(head):
+            return tuple(head)
         found = dict(zip(_options.HEAD, head)) | {"weight_hr": w_hr, "bias_hr": b_hr}
         start = 0
         for name, like in zip(self.names, self.arrays[0]):
@@ -137,7 +140,7 @@ class PackedWeights:
         """The packed weights with their transposed panels, which are made when they are first wanted."""
         if not self._has_transposed:
             with _packing.held():
-                for d, dense in enumerate(() if self._has_transposed else self._dense):
+                for d, dense in enumerate(() if self._has_transposed else self.dense):
                     Hp, Rp = self._padded(self.H), self._padded(self.R)
                     rows = self.packed.gates * Hp
                     sizes = (rows * self._padded(self.I), rows * Rp, Rp * Hp)
@@ -156,7 +159,7 @@ class PackedWeights:
 
     def state_shapes(self, D: int, B: int) -> list[tuple[int, int, int]]:
         """Of the parts of a state; an h or y has the R elements that come out."""
-        return [(D, B, self.R if letter in ("h", "y") else self.H) for letter in self.letters]
+        return [(D, B, width) for width in self._widths]
 
 
 class _Memory:
@@ -614,7 +617,7 @@ def _backward(family, tape, dy, dstate, dc_all, grad_clip):
         of_row = () if drow is None else (drow.sum(axis=0),)
         return np.empty((T, 0, I), dtype), _bundled(dstate), dweights, *of_row
     dx = (np.empty if tape.lengths is None else np.zeros)((T, B, I), dtype)
-    dense = [tuple(None if a is None else np.empty_like(a) for a in w.dense_of(arrays)) for arrays in w.arrays]
+    dense = [tuple([None if a is None else np.empty(a.shape, dtype) for a in arrays]) for arrays in w.dense]
     w.kernels["backward"](
         w.for_backward(), x, tape.lengths, tape.reset, tape.row, tape.noise, _config.get_num_threads(), tape.kept,
         tape.recompute, dy, dc_all, np.inf if limit is None else limit, dlast, dx, dstate, drow, dense,

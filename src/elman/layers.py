@@ -11,7 +11,7 @@ import importlib
 import math
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -111,7 +111,19 @@ class Recurrent(Parametrised, Generic[State]):
     _starts: Mapping[str, tuple[float, float]] = {}  # between what weights begin, if not -1/sqrt(H) and 1/sqrt(H)
     _has_optional = False  # whether the weights that the family may have are there
     _output_size: int  # R, what comes out of a direction: H, unless the cell projects it
-    _not_pickled = (*Parametrised._not_pickled, "_pack", "_forward", "_backward", "_step", "_inference", "_drawing")
+    _not_pickled = (
+        *Parametrised._not_pickled,
+        "_form",
+        "_letters",
+        "_kinds",
+        "_every_name",
+        "_pack",
+        "_forward",
+        "_backward",
+        "_step",
+        "_inference",
+        "_drawing",
+    )
 
     input_size: int
     hidden_size: int
@@ -172,7 +184,7 @@ class Recurrent(Parametrised, Generic[State]):
         arrays = {}
         for k in range(L):
             for d in range(D):
-                for kind, name in zip(self._kinds(), self._names(k, d), strict=True):
+                for kind, name in zip(self._kinds, self._names(k, d), strict=True):
                     shape = self._form.shape(kind, width if k else I, H, self._output_size)
                     arrays[name] = self._rng.uniform(*self._starts.get(kind, (-limit, limit)), shape)
                 for letter, name in self._state_names(k, d):
@@ -192,7 +204,7 @@ class Recurrent(Parametrised, Generic[State]):
             if getattr(self, option) and not form.is_recurrent:
                 raise ValueError(f"{option}: expected 0, since {name} has no recurrent product")
 
-    @property
+    @cached_property
     def _form(self) -> _options.Form:
         return _options.FORMS[self._family]
 
@@ -200,7 +212,7 @@ class Recurrent(Parametrised, Generic[State]):
     def _gates(self) -> int:
         return self._form.gates
 
-    @property
+    @cached_property
     def _letters(self) -> tuple[str, ...]:
         return self._form.letters
 
@@ -634,24 +646,28 @@ class Recurrent(Parametrised, Generic[State]):
         self._inference = partial(backend.Inference, zoneout=self.zoneout) if has_inference else None
         self._drawing = ForkSafeLock()
 
+    @cached_property
     def _kinds(self) -> list[str]:
         """The weights of one direction of one stacked layer, those that are there."""
         form = self._form
         units, optional = (tuple(name for name, _ in group) for group in (form.units, form.optional))
-        is_projected = form.is_projected or self._output_size != self.hidden_size or getattr(self, "proj_size", 0)
+        is_projected = form.is_projected or self._output_size != self.hidden_size
         names = (
             *_options.HEAD, *units, *(optional if self._has_optional else ()),
             *(form.projection if is_projected else ()),
         )  # fmt: skip
-        return [
-            name
-            for name in names
-            if form.shape(name, 1, 1, 1) is not None and (self.bias or name not in ("bias_ih", "bias_hh", "bias_hr"))
-        ]
+        biases = ("bias_ih", "bias_hh", "bias_hr")
+        return [n for n in names if form.shape(n, 1, 1, 1) is not None and (self.bias or n not in biases)]
+
+    @cached_property
+    def _every_name(self) -> list[list[list[str]]]:
+        """PyTorch's names, by stacked layer and direction."""
+        ways = ("", "_reverse")[: self._directions]
+        return [[[f"{kind}_l{k}{way}" for kind in self._kinds] for way in ways] for k in range(self.num_layers)]
 
     def _names(self, k: int, d: int) -> list[str]:
-        """PyTorch's names of stacked layer k in direction d."""
-        return [f"{kind}_l{k}{'_reverse' if d else ''}" for kind in self._kinds()]
+        """Those of stacked layer k in direction d."""
+        return self._every_name[k][d]
 
     def _state_names(self, k: int, d: int) -> list[tuple[str, str]]:
         """The parts of the initial state that stacked layer k learns in direction d, and their names in `params`."""
@@ -660,7 +676,7 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _weights(self, params: Params, k: int, d: int) -> list[Any]:
         """Those of stacked layer k in direction d as the backend takes them."""
-        given = dict(zip(self._kinds(), (params[name] for name in self._names(k, d)), strict=True))
+        given = dict(zip(self._kinds, (params[name] for name in self._names(k, d)), strict=True))
         head = [given.pop(name, None) for name in _options.HEAD]
         projection = self._form.projection if "weight_hr" in given else ()
         last = [given.pop(name, None) for name in projection]
@@ -784,6 +800,8 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _draw(self, T: int, B: int, rng: np.random.Generator | None) -> _Noise:
         """All that is random in a call, drawn at once and in a fixed order: it depends on the generator alone."""
+        if not any((self.dropout, self.input_dropout, self.recurrent_dropout, self.weight_dropout, *self.zoneout)):
+            return _Noise([None] * (self.num_layers - 1))
         if rng is None:
             with self._drawing.held():
                 return self._drawn(T, B, self._rng)

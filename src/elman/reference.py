@@ -34,7 +34,7 @@ hold what all cells have in common: time, directions, lengths and resets.
     reset    Where a sequence begins anew the state is assigned 0 before the step, so not even a NaN survives, and no
              gradient passes. In the second direction the cut lies between the same two steps, t and t-1.
 
-To add a cell: write its two functions, a `_Cell` that names them, and the four public functions.
+To add a cell: write its two functions, a line in `_MORE` that names them, and its form in `_options.FORMS`.
 
 All arithmetic is done in the dtype of the weights, float32 or float64; x and the states must have the same one. Wrong
 arguments raise TypeError or ValueError, naming the argument, before anything has changed.
@@ -846,7 +846,8 @@ def _forward(
             rows = np.flatnonzero(t < ends)
             cut = cuts[t, rows, None]
             before = tuple(np.where(cut, 0, part[rows]) for part in state_t)
-            x_t, row_t = x[t, rows], (numbers[t, rows, None],) if form.row else ()
+            x_t = x[t, rows]
+            row_t = (numbers[t, rows, None],) if form.row else ()
             after, saved = cell.step(x_t, before, _masked(w, noise, direction, rows), *row_t)
             after = list(after)
             for k, old in enumerate(before, first):

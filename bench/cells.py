@@ -1,0 +1,308 @@
+"""Every cell and option: equation, source, speed and the error of its gradients. `python bench/cells.py` prints the
+table, `--write docs/cells.md` puts it into the documentation; tests/test_cells_table.py computes the errors as well.
+
+Speed: float32, one thread and its own time; the contestants take turns, medians, beside the plain LSTM. What a cell
+asks for is what the plain LSTM, GRU or RNN takes, by the ratio of what is counted: the multiplications of the products,
+and the sigmoids and tanhs as ACTIVATION of them each.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import elman
+
+T, B, I, H = 100, 32, 128, 128
+ACTIVATION = 50  # multiplications that take as long as a function of a unit (as in csrc/rows.inc)
+ROUNDS = 15
+
+
+class Entry(NamedTuple):
+    name: str  # as the user writes it
+    make: Callable[..., Any]  # (I, H, **dtype and seed) -> layer
+    equation: str
+    source: str
+    like: str  # the plain cell that it is measured against
+    products: float  # multiplications of a unit and step, as multiples of H (I counts as H)
+    activations: float  # functions like sigmoid or tanh of a unit and step
+    limit: float = 1.5  # how many times what its arithmetic asks for it may take
+    is_gradient: bool = True  # whether what comes back is the gradient
+
+    @property
+    def work(self):
+        """Of a unit and step."""
+        return self.products * H + self.activations * ACTIVATION
+
+
+def of(name, **options):
+    return partial(getattr(elman, name), **options)
+
+
+def half(name, size, **options):
+    """With a size of H // 2."""
+    return lambda I, H, **given: getattr(elman, name)(I, H, **{size: H // 2}, **options, **given)
+
+
+LSTM, GRU, RNN = ("LSTM(I, H)", 8, 5), ("GRU(I, H)", 6, 3), ("RNN(I, H)", 2, 1)  # like, products, activations
+ENTRIES = [
+    Entry(
+        "LSTM(I, H)",
+        of("LSTM"),
+        "c' = f c + i g, h' = o tanh(c')",
+        "Hochreiter and Schmidhuber 1997, Gers et al. 2000",
+        *LSTM,
+    ),
+    Entry(
+        "LSTM(peephole=True)",
+        of("LSTM", peephole=True),
+        "a_i + p_i c, a_f + p_f c, a_o + p_o c'",
+        "Gers and Schmidhuber 2000",
+        *LSTM,
+    ),
+    Entry('LSTM(coupled="f=1-i")', of("LSTM", coupled="f=1-i"), "f = 1 - i", "ONNX input_forget", *LSTM),
+    Entry('LSTM(coupled="i=1-f")', of("LSTM", coupled="i=1-f"), "i = 1 - f", "Greff et al. 2017, TFLite CIFG", *LSTM),
+    Entry("LSTM(clip=3)", of("LSTM", clip=3.0), "gates of clip(a)", "ONNX", *LSTM),
+    Entry("LSTM(cell_clip=3)", of("LSTM", cell_clip=3.0), "c' = clip(f c + i g)", "TFLite", *LSTM),
+    Entry(
+        "LSTM(proj_size=H // 2)",
+        half("LSTM", "proj_size"),
+        "h' = W_hr (o tanh(c'))",
+        "Sak et al. 2014",
+        "LSTM(I, H)",
+        4 + 2 + 0.5,
+        5,
+    ),
+    Entry(
+        "LSTM(proj_size=H // 2, proj_clip=1)",
+        half("LSTM", "proj_size", proj_clip=1.0),
+        "h' = clip(W_hr (o tanh(c')))",
+        "TFLite",
+        "LSTM(I, H)",
+        4 + 2 + 0.5,
+        5,
+    ),
+    Entry(
+        "LSTM(activations=...)",
+        of("LSTM", activations=("hardsigmoid", "softsign", "relu")),
+        "any of ONNX's eleven, with alpha and beta",
+        "ONNX",
+        *LSTM,
+    ),
+    Entry(
+        "LSTM(grad_clip=1)",
+        of("LSTM", grad_clip=1.0),
+        "dh, dc limited after each step",
+        "Graves 2013",
+        *LSTM,
+        is_gradient=False,
+    ),
+    Entry(
+        "LSTM(zoneout=(0.1, 0.1))",
+        of("LSTM", zoneout=(0.1, 0.1)),
+        "a unit keeps its old h or c",
+        "Krueger et al. 2017",
+        *LSTM,
+    ),
+    Entry(
+        "LSTM(input_dropout=0.1)",
+        of("LSTM", input_dropout=0.1),
+        "x times a mask, the same at all steps",
+        "Gal and Ghahramani 2016",
+        *LSTM,
+    ),
+    Entry(
+        "LSTM(recurrent_dropout=0.1)",
+        of("LSTM", recurrent_dropout=0.1),
+        "h times a mask, in W_hh h",
+        "Gal and Ghahramani 2016",
+        *LSTM,
+    ),
+    Entry(
+        "LSTM(weight_dropout=0.1)",
+        of("LSTM", weight_dropout=0.1),
+        "W_hh times a mask",
+        "Wan et al. 2013, Merity et al. 2018",
+        *LSTM,
+    ),
+    Entry("LSTM(train_state=True)", of("LSTM", train_state=True), "h0, c0 are weights", "", *LSTM),
+    Entry(
+        "GRU(I, H)",
+        of("GRU"),
+        "n = tanh(a_n + r (W_hn h + b_hn)), h' = (1 - z) n + z h",
+        "Cho et al. 2014, cuDNN",
+        *GRU,
+    ),
+    Entry(
+        "GRU(reset_after=False)",
+        of("GRU", reset_after=False),
+        "n = tanh(a_n + W_hn (r h) + b_hn)",
+        "Cho et al. 2014, ONNX",
+        *GRU,
+    ),
+    Entry(
+        "GRU(activations=...)", of("GRU", activations=("hardsigmoid", "softplus")), "any of ONNX's eleven", "ONNX", *GRU
+    ),
+    Entry("RNN(I, H)", of("RNN"), "h' = tanh(W_ih x + W_hh h + b)", "Elman 1990", *RNN),
+    Entry('RNN(nonlinearity="relu")', of("RNN", nonlinearity="relu"), "h' = max(0, a)", "Le et al. 2015", *RNN),
+    Entry('RNN(nonlinearity="softplus")', of("RNN", nonlinearity="softplus"), "any of ONNX's eleven", "ONNX", *RNN),
+    Entry("RNN(leak=0.5)", of("RNN", leak=0.5), "h' = (1 - leak) h + leak tanh(a)", "Jaeger et al. 2007", *RNN),
+    Entry(
+        "Jordan(I, H, H // 2)",
+        half("Jordan", "output_size"),
+        "h' = tanh(W_ih x + W_hh y + b), y' = g(W_hr h' + b_hr)",
+        "Jordan 1986",
+        "RNN(I, H)",
+        2,
+        1.5,
+    ),
+    Entry("IndRNN(I, H)", of("IndRNN"), "h' = tanh(W_ih x + b + u h)", "Li et al. 2018", "RNN(I, H)", 1, 1),
+    Entry(
+        "SRU(I, H)",
+        of("SRU"),
+        "c' = f c + (1 - f) u, h' = r c' + (1 - r) s; gates see c",
+        "Lei et al. 2018",
+        "LSTM(I, H)",
+        4,
+        3,
+    ),
+    Entry("AUGRU(I, H)", of("AUGRU"), "z~ = (1 - a_t) z in a GRU", "Zhou et al. 2019, oneDNN", *GRU),
+]
+
+
+def beside(layer, T, B, dtype, rng):
+    """The number that comes with each step, for a cell that takes one."""
+    name = layer._form.row
+    return {name: rng.uniform(0.1, 0.9, (T, B)).astype(dtype)} if name else {}
+
+
+def gradient_error(entry):
+    """The largest difference between the gradients of the compiled cell and central differences, relative to the
+    largest entry of the array: float64, ragged, with noise as drawn from one seed."""
+    T, B, I, H = 5, 3, 3, 6
+    rng = np.random.default_rng(1)
+    layer = entry.make(I, H, dtype=np.float64, seed=3)
+    given = beside(layer, T, B, np.float64, rng) | {"lengths": [5, 2, 4], "rng": 7}
+    x = rng.standard_normal((T, B, I))
+    y, state, tape = layer.forward(x, **given)
+    dy = rng.standard_normal(y.shape)
+    parts = [state] if isinstance(state, np.ndarray) else list(state)
+    dparts = [rng.standard_normal(part.shape) for part in parts]
+    dstate = dparts[0] if isinstance(state, np.ndarray) else tuple(dparts)
+    dx, _, grads, *drow = layer.backward(tape, dy, dstate)
+
+    def loss():
+        y, state, _ = layer.forward(x, **given)
+        parts = [state] if isinstance(state, np.ndarray) else state
+        return (y * dy).sum() + sum((part * d).sum() for part, d in zip(parts, dparts, strict=True))
+
+    def difference(a, at, put):
+        old, values = a[at], []
+        for move in (1e-5, -1e-5):
+            put(old + move)
+            values.append(loss())
+        put(old)
+        return (values[0] - values[1]) / 2e-5
+
+    worst = 0.0
+    for a, gradient in ((x, dx), *((given[layer._form.row], d) for d in drow)):
+        for at in rng.permutation(a.size)[:6]:
+            where = np.unravel_index(at, a.shape)
+            wanted = difference(a, where, partial(a.__setitem__, where))
+            worst = max(worst, abs(wanted - gradient[where]) / np.abs(gradient).max())
+    for name, gradient in grads.items():
+        kept = layer.params[name]
+        for at in rng.permutation(kept.size)[:6]:
+            where = np.unravel_index(at, kept.shape)
+
+            def put(value, name=name, where=where):
+                with layer.edit() as p:
+                    p[name][where] = value
+
+            wanted = difference(kept, where, put)
+            worst = max(worst, abs(wanted - gradient[where]) / max(np.abs(gradient).max(), 1e-3))
+    return worst
+
+
+def measured(entries):
+    """For each entry the time of a call, and of a training step: over that of the plain LSTM, over what it asks for."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((T, B, I), dtype=np.float32)
+    layers = [entry.make(I, H, seed=0) for entry in entries]
+    extras = [beside(layer, T, B, np.float32, rng) for layer in layers]
+    dys = [np.ones_like(layer(x, **extra)[0]) for layer, extra in zip(layers, extras, strict=True)]
+
+    def train(layer, dy, extra):
+        layer.backward(layer.forward(x, rng=0, **extra)[2], dy)
+
+    calls = [partial(layer, x, **extra) for layer, extra in zip(layers, extras, strict=True)]
+    steps = [partial(train, *each) for each in zip(layers, dys, extras, strict=True)]
+    rows = []
+    for contestants in (calls, steps):
+        times = [[] for _ in entries]
+        for _ in range(ROUNDS):
+            for call, into in zip(contestants, times, strict=True):
+                start = time.thread_time()
+                call()
+                into.append(time.thread_time() - start)
+        medians = [statistics.median(each) for each in times]
+        plain = {entry.name: (entry, median) for entry, median in zip(entries, medians, strict=True)}
+        row = []
+        for entry, median in zip(entries, medians, strict=True):
+            like, of_like = plain[entry.like]
+            row.append((median / medians[0], median / of_like * like.work / entry.work))
+        rows.append(row)
+    return [(*call, *step) for call, step in zip(*rows, strict=True)]
+
+
+def table(entries, speeds, errors):
+    """Markdown."""
+    lines = [
+        "| cell or option | equation | source | call | of what it asks | training | of what it asks | gradient error |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for entry, (call, call_asked, step, step_asked), error in zip(entries, speeds, errors, strict=True):
+        lines.append(
+            f"| `{entry.name}` | {entry.equation} | {entry.source} | {call:.2f} | {call_asked:.2f} | {step:.2f} | "
+            f"{step_asked:.2f} | {f'{error:.0e}' if entry.is_gradient else '-'} |"
+        )
+    return "\n".join(lines)
+
+
+HEAD = """# Cells and options
+
+{date}, {machine}, one thread, float32, T = {T}, B = {B}, {I} -> {H}. *call* and *training* (forward and backward) are
+times as multiples of the plain LSTM's. *of what it asks*: the time beside that of the nearest plain cell, times
+the ratio of their multiplications ({ACTIVATION} for a sigmoid or the like); up to 1.5 is the aim (2.5 for layer
+normalisation and sLSTM).
+*gradient error*: the largest difference from central differences, relative to the largest entry of the gradient
+(compiled cell, float64, ragged batch).
+Written by `python bench/cells.py --write docs/cells.md`.
+
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--write", metavar="FILE")
+    file = parser.parse_args().write
+    elman.set_num_threads(1)
+    errors = [gradient_error(entry) if entry.is_gradient else 0 for entry in ENTRIES]
+    text = table(ENTRIES, measured(ENTRIES), errors)
+    if not file:
+        return print(text)
+    machine = f"{platform.machine()}, {elman.config()['isa']}"
+    with open(file, "w", encoding="utf-8") as out:
+        out.write(
+            HEAD.format(date=date.today(), machine=machine, T=T, B=B, I=I, H=H, ACTIVATION=ACTIVATION) + text + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

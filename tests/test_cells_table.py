@@ -1,0 +1,36 @@
+"""docs/cells.md, written by bench/cells.py: it lists every entry, its gradients are right, nothing in it is slow."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+import cells  # noqa: E402
+
+ENTRIES = {entry.name: entry for entry in cells.ENTRIES}
+ROWS = re.findall(r"^\| `(.*?)` \| .* \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (\S+) \|$",
+                  (ROOT / "docs" / "cells.md").read_text(), re.M)  # fmt: skip
+
+
+def test_the_table_lists_every_entry():
+    assert [name for name, *_ in ROWS] == list(ENTRIES)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_gradients(name):
+    entry = ENTRIES[name]
+    error = cells.gradient_error(entry)
+    if not entry.is_gradient:
+        assert error > 1e-3  # what is limited is no gradient
+        return
+    assert 0 < error < 1e-7
+    (stated,) = (float(row[-1]) for row in ROWS if row[0] == name)
+    assert error < 10 * stated
+
+
+def test_nothing_in_it_is_slow():
+    for name, _, call, _, training, _ in ROWS:
+        assert float(call) <= ENTRIES[name].limit and float(training) <= ENTRIES[name].limit, name
