@@ -101,6 +101,16 @@ FURTHER = {
     "indrnn": further("indrnn", {"clip": 1.5}),
     "sru": further("sru", {"activations": ("tanh",)}),
     "augru-after": further("augru_reset_after"),
+    "min-gru": further("min_gru"),
+    "min-lstm": further("min_lstm"),
+    "qrnn": further("qrnn"),
+    "mgu": further("mgu"),
+    "mgu-no-reset": further("mgu_no_reset"),
+    "cfc": further("cfc_default"),
+    "cfc-no-gate": further("cfc_no_gate"),
+    "cfc-pure": further("cfc_pure"),
+    "slstm": further("slstm"),
+    "augru-before": further("augru_reset_before"),
 }
 
 COUPLED = CELLS["lstm-any"]._replace(options={"coupled": "f=1-i", "clip": 1.5})  # weights that have no effect
@@ -198,6 +208,9 @@ def problem(cell, T, B, I, H, D=1, dtype=np.float64, bias=True, lengths=None, re
         reset=None if reset is None else np.asarray(reset, bool),
         row=rng.uniform(0.1, 0.9, (T, B)).astype(dtype) if cell.family and cell.form.row else None,
     )
+    for part, a in zip(cell.parts, made.state, strict=True):
+        if part == "n":  # of an sLSTM, a sum of gates
+            a[...] = np.abs(a) + 0.25
     made.x[:] = np.where(made.inside, made.x, np.nan)
     made.dy[:] = np.where(made.inside, made.dy, np.nan)
     return made

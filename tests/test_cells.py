@@ -25,9 +25,10 @@ def made(name, D=1, dtype=np.float64, T=T, B=B, I=I, H=H, ragged=True, seed=0, *
         return p
     R, letters = p.cell.outputs or H, p.cell.parts
     has_h = letters[0] != "c"
+    has_c = "c" in letters and len(letters) < 4
     p.noise["zoneout"] = (
         rng.random((T, B, D * R)) < 0.3 if has_h else 0.0,
-        0.25 if "c" in letters and len(letters) == 2 else rng.random((T, B, D * H)) < 0.3 if "c" in letters else 0.0,
+        0.25 if has_c and len(letters) == 2 else rng.random((T, B, D * H)) < 0.3 if has_c else 0.0,
     )
     if not p.cell.family or p.cell.form.is_recurrent:
         p.noise["recurrent_mask"] = ((rng.random((D, B, R)) < 0.7) / 0.7).astype(dtype)

@@ -83,12 +83,37 @@ def test_every_argument_is_kept(path):
         elman.Jordan(3, 4, 5, 2, activations=("relu", "sigmoid"), **clipped),
         elman.IndRNN(3, 4, 2, activations=("relu",), clip=1.5, zoneout=(0.25, 0.0), **common),
         elman.SRU(3, 4, 2, activations=("tanh",), zoneout=(0.0, 0.25), **common),
-        elman.AUGRU(3, 4, 2, **{name: value for name, value in clipped.items() if name != "clip"}),
+        elman.MinGRU(3, 4, 2, zoneout=(0.25, 0.0), **common),
+        elman.MinLSTM(3, 4, 2, zoneout=(0.25, 0.0), **common),
+        elman.QRNN(3, 4, 2, zoneout=(0.0, 0.25), **common),
+        elman.MGU(3, 4, 2, reset_gate=False, **{name: value for name, value in clipped.items() if name != "clip"}),
+        elman.CfC(3, 4, 2, mode="pure", **{name: value for name, value in clipped.items() if name != "clip"}),
+        elman.CfC(3, 4, 2, mode="no_gate", **{name: value for name, value in clipped.items() if name != "clip"}),
+        elman.AUGRU(3, 4, 2, reset_after=False, **{n: value for n, value in clipped.items() if n != "clip"}),
+        elman.ESN(
+            3,
+            4,
+            2,
+            spectral_radius=0.75,
+            leak=0.5,
+            density=0.5,
+            input_scaling=0.25,
+            nonlinearity=("leakyrelu", 0.25),
+            bidirectional=True,
+            batch_first=True,
+            bias=False,
+            merge="mul",
+            dtype=np.float64,
+            backend="reference",
+        ),
+        elman.SLSTM(3, 4, 2, **{n: value for n, value in clipped.items() if n not in ("clip", "train_state")}),
     ]
     for layer in layers:
         for name, parameter in inspect.signature(type(layer)).parameters.items():
             apart = {("activations", elman.RNN)} | {(n, elman.SRU) for n in ("recurrent_dropout", "weight_dropout")}
-            apart |= {(n, elman.IndRNN) for n in ("recurrent_dropout", "weight_dropout")}
+            without_product = (elman.IndRNN, elman.MinGRU, elman.MinLSTM, elman.QRNN)
+            apart |= {(n, cls) for cls in without_product for n in ("recurrent_dropout", "weight_dropout")}
+            apart.add(("train_state", elman.SLSTM))
             if name not in ("seed", "forget_bias", "input_size", "hidden_size") and (name, type(layer)) not in apart:
                 assert getattr(layer, name) != parameter.default, name
         elman.save(path, layer)

@@ -2,14 +2,16 @@
 
 from . import diagnostics, functional, initializers, losses, metrics, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
-from ._state import LSTMState
+from ._state import LSTMState, SLSTMState
 from .activation import Activation, log_softmax, softmax
 from .attention import AdditiveAttention, DotAttention
 from .callbacks import Callback, Checkpoint, EarlyStopping
-from .cells import AUGRU, SRU, IndRNN, Jordan
+from .cells import AUGRU, MGU, QRNN, SLSTM, SRU, CfC, IndRNN, Jordan, MinGRU, MinLSTM
+from .custom import Custom
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
+from .esn import ESN
 from .initializers import initialize
 from .layers import GRU, LSTM, RNN
 from .losses import (
@@ -30,13 +32,21 @@ from .training import History
 
 __all__ = [
     "AUGRU",
+    "ESN",
     "SRU",
     "IndRNN",
     "Jordan",
+    "MGU",
+    "QRNN",
+    "CfC",
+    "MinGRU",
+    "MinLSTM",
     "GRU",
     "LSTM",
     "RNN",
     "SGD",
+    "SLSTM",
+    "SLSTMState",
     "TDNN",
     "Activation",
     "Adam",
@@ -44,6 +54,7 @@ __all__ = [
     "AdditiveAttention",
     "Callback",
     "Checkpoint",
+    "Custom",
     "Dense",
     "DotAttention",
     "Dropout",

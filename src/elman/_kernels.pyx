@@ -623,7 +623,7 @@ cdef class Stack:
                     opened = 2
                     if not is_plain(&views[1], self.item, axes, rows, B if axes == 3 else rows, self.width(i)):
                         return None
-                    memcpy(call.last[i], views[1].buf, views[1].len)
+                    memcpy(call.last[i + self.first], views[1].buf, views[1].len)
                     PyBuffer_Release(&views[1])
                     opened = 1
                 result.append(part)

@@ -5,7 +5,7 @@ Checked here once for the reference and for the kernels. No arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -59,9 +59,14 @@ class Form(NamedTuple):
     roles: tuple[int, ...] = ()  # ... and which of ROLES they have in the kernels
     takes: tuple[str, ...] = ()  # which other options have meaning
     returns: tuple[str, ...] = ()  # what can be had of every step, beside y
+    takes_stay: bool = False  # whether zoneout of c is the cell's own matter, since its h sees the c that stays
+    keeps_c: str = ""  # why zoneout of c has no meaning, and neither has an initial state that is learned
+    own: Callable[[int, int], Mapping[str, tuple[int, ...]]] | None = None  # of a cell of one's own: all its weights
 
     def names(self, count: int) -> tuple[str, ...] | None:
         """Of so many weights, in order."""
+        if self.own:
+            return tuple(self.own(1, 1))
         for optional in ((), self.optional):
             for projection in (self.projection,) if self.is_projected else ((), self.projection):
                 names = (*HEAD, *(name for name, _ in (*self.units, *optional)), *projection)
@@ -71,6 +76,8 @@ class Form(NamedTuple):
 
     def shape(self, name: str, I: int, H: int, R: int) -> tuple[int, ...] | None:
         """None: this family has no such weight."""
+        if self.own:
+            return self.own(I, H)[name]
         blocks = dict((*self.units, *self.optional))
         if name in blocks:
             return (blocks[name] * H,)
@@ -128,6 +135,21 @@ FORMS = {
         returns=("c",),
     ),
     "augru_reset_after": Form(3, row="attention", needs_row=True),
+    "min_gru": Form(2, is_recurrent=False),
+    "min_lstm": Form(3, is_recurrent=False),
+    "qrnn": Form(3, ("c",), is_recurrent=False, returns=("c",), takes_stay=True),
+    "mgu": Form(2, returns=("gates",)),
+    "mgu_no_reset": Form(2, returns=("gates",)),
+    "cfc_default": Form(4, row="timespans"),
+    "cfc_no_gate": Form(4, row="timespans"),
+    "cfc_pure": Form(1, units=(("weight_tau", 1), ("weight_a", 1)), row="timespans"),
+    "slstm": Form(
+        4,
+        ("h", "c", "n", "m"),
+        returns=("c", "gates"),
+        keeps_c="c, n and m have meaning only together: c and n are in units of e^m, and n is above 0 or all 0",
+    ),
+    "augru_reset_before": Form(3, row="attention", needs_row=True),
 }
 
 
@@ -177,10 +199,10 @@ def of(family: str, given: Mapping[str, Any]) -> Options:
         return PLAIN[family]
     checked = PLAIN[family]._asdict()
     for name, value in asked.items():
+        if name not in (*form.takes, *(("activations",) if form.activations else ())):
+            raise ValueError(f"{name}: expected none, since {family} has no such option, got {value!r}")
         if name == "activations":
             checked[name] = _all(value, form)
-        elif name not in form.takes:
-            raise ValueError(f"{name}: expected none, since {family} has no such option, got {value!r}")
         elif name == "coupled":
             checked[name] = str(_checks.choice(name, value, COUPLED[1:]))
         elif name == "leak":
@@ -219,9 +241,8 @@ def _one(name: str, entry: Any) -> Chosen:
     return Chosen(str(entry), *numbers, *defaults[len(numbers) :])
 
 
-def row(family: str, value: Any, dtype: np.dtype[Any], T: int, B: int) -> Array | None:
+def row(form: Form, family: str, value: Any, dtype: np.dtype[Any], T: int, B: int) -> Array | None:
     """The numbers that come with each step of each sequence, (T, B), for a cell that takes them."""
-    form = FORMS[family]
     if not form.row:
         if value is not None:
             raise ValueError(f"row: expected None, since {family} takes no number with each step, got {value!r}")
@@ -240,13 +261,28 @@ def shares(name: str, value: Any) -> tuple[float, float]:
     return tuple(_checks.number(f"{name}: {part}", p, 0.0, 1.0) for part, p in zip("hc", value, strict=True))  # type: ignore[return-value]
 
 
+def check_zoneout(name: str, letter: str, form: Form, family: str) -> None:
+    """ValueError: zoneout of this part of the state has no meaning."""
+    if letter not in form.letters and not (letter == "h" and "y" in form.letters):
+        raise ValueError(f"{name}: expected 0, since {family} has no such state")
+    if letter == "c" and form.keeps_c:
+        raise ValueError(f"{name}: expected 0, since of {family} {form.keeps_c}")
+
+
 def noise(
-    family: str, zoneout: Any, recurrent_mask: Any, dtype: np.dtype[Any], sizes: tuple[int, int, int], R: int, H: int
+    form: Form,
+    family: str,
+    zoneout: Any,
+    recurrent_mask: Any,
+    dtype: np.dtype[Any],
+    sizes: tuple[int, int, int],
+    R: int,
+    H: int,
 ) -> tuple[Any, ...] | None:
     """(recurrent_mask, zoneout of h, zoneout of c), checked; None if there is none of all this."""
     if zoneout is NO_ZONEOUT and recurrent_mask is None:
         return None
-    form, (T, B, D) = FORMS[family], sizes
+    T, B, D = sizes
     if not isinstance(zoneout, (tuple, list)) or len(zoneout) != 2:
         raise TypeError(f"zoneout: expected a pair, for h and for c, got {zoneout!r}")
     checked: list[Any] = []
@@ -259,9 +295,8 @@ def noise(
             checked.append(np.ascontiguousarray(given))
         else:
             checked.append(_checks.number(name, given, 0.0, 1.0))
-        has_state = letter in form.letters or (letter == "h" and "y" in form.letters)
-        if not has_state and not (isinstance(given, (int, float)) and given == 0):
-            raise ValueError(f"{name}: expected 0, since {family} has no such state")
+        if not (isinstance(given, (int, float)) and given == 0):
+            check_zoneout(name, letter, form, family)
     if recurrent_mask is not None:
         if not form.is_recurrent:
             raise ValueError(f"recurrent_mask: expected None, since {family} has no recurrent product")
@@ -281,11 +316,11 @@ PLAIN = {family: Options(tuple(_one("activations", a) for a in form.activations)
 _RNN = {name: Options((Chosen(name),)) for name, numbers in ACTIVATIONS.items() if not numbers}
 
 
-def return_all(value: Any, family: str) -> tuple[str, ...]:
-    """What a cell of this family can return for every step."""
+def return_all(value: Any, form: Form) -> tuple[str, ...]:
+    """What a cell of this form can return for every step."""
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"return_all: expected a tuple of names, got {value!r}")
-    possible = FORMS[family].returns
+    possible = form.returns
     for name in value:
         if name not in possible:
             wanted = " and ".join(map(repr, possible)) or "nothing, since it has neither a cell state nor gates"

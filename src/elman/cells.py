@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _checks as check
 from . import _options
 from ._options import FORMS, Activation
+from ._state import SLSTMState
 from .layers import Recurrent
 
 if TYPE_CHECKING:
@@ -153,16 +154,26 @@ class AUGRU(Recurrent[np.ndarray]):
         z~  = (1 - a_t) * z            a_t: the attention of step t, one number for each sequence
         h_t = (1 - z~) * n + z~ * h
 
+    reset_after : as in `GRU`.
+
     Called with `attention`, (T, B) in x's layout, in every layer the same; `step` takes it as (B,). `backward` returns
-    its gradient as a fourth value. The other arguments and the weights are those of `GRU` with reset_after=True.
+    its gradient as a fourth value. The other arguments and the weights are those of `GRU`.
 
     >>> augru = AUGRU(3, 32)
     >>> y, h = augru(x, attention=a)
     """
 
-    _family = "augru_reset_after"
-
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        **common: Unpack[Common],
+    ):
+        self.reset_after = check.boolean("reset_after", reset_after)
+        self._family = f"augru_reset_{'after' if self.reset_after else 'before'}"
         super().__init__(input_size, hidden_size, num_layers, **common)
 
     def __call__(  # type: ignore[override]
@@ -198,3 +209,209 @@ class AUGRU(Recurrent[np.ndarray]):
     ) -> np.ndarray:
         """As `elman.LSTM`'s, with attention (B,), without a batch a number."""
         return self._take_step(x_t, state, out, row=np.atleast_1d(np.asarray(attention, self.dtype)))
+
+
+class MinGRU(Recurrent[np.ndarray]):
+    """minGRU (Feng et al. 2024): the gate and the candidate see x alone, so there is no recurrent product.
+
+        z   = sigmoid(W_iz x_t + b_iz)
+        h_t = (1 - z) * h + z * g(W_ih x_t + b_ih)
+        g(a) = a + 0.5 for a >= 0, else sigmoid(a)              so that h stays positive
+
+    The arguments are those of `LSTM`. Weights weight_ih_l{k} (2H, I) and bias_ih_l{k} (2H,), in the order hidden, gate.
+    A state is the array h. The authors compute in logarithms, for which h0 must be positive; here it may be anything.
+
+    >>> min_gru = MinGRU(3, 32, 2)
+    """
+
+    _family = "min_gru"
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+
+class MinLSTM(Recurrent[np.ndarray]):
+    """minLSTM (Feng et al. 2024): as `MinGRU`, with two gates that are scaled so that together they are 1.
+
+        f, i = sigmoid(W_i? x_t + b_i?)
+        h_t  = f / (f + i) * h + i / (f + i) * g(W_ih x_t + b_ih)       g as in `MinGRU`
+
+    The arguments are those of `LSTM`. Weights weight_ih_l{k} (3H, I) and bias_ih_l{k} (3H,), in the order hidden, f, i.
+    A state is the array h. f / (f + i) is computed so that it is right where f and i are too small for the dtype.
+
+    >>> min_lstm = MinLSTM(3, 32, 2)
+    """
+
+    _family = "min_lstm"
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+
+class QRNN(Recurrent[np.ndarray]):
+    """Quasi-recurrent network (Bradbury et al. 2017) with fo-pooling: no recurrent product.
+
+        z    = tanh(W_iz x_t + b_iz)
+        f, o = sigmoid(W_i? x_t + b_i?)
+        c_t  = f * z + (1 - f) * c
+        h_t  = o * c_t
+
+    f is the share of the new, as in the authors' code; their paper has f and 1 - f the other way round. The window is
+    1, that is, a step sees x_t alone: for a wider one put a `TDNN` in front, which does not look ahead.
+
+    zoneout : (0, for c), as in `LSTM`, but in the gate, as in the paper: in `forward` f is 0 with this probability,
+        in a call and in `step` it is smaller by this share. So h_t sees the c that stays.
+
+    The other arguments are those of `LSTM`. Weights weight_ih_l{k} (3H, I) and bias_ih_l{k} (3H,), in the order z, f,
+    o. The state is the array c; h is only what comes out.
+
+    >>> qrnn = QRNN(3, 32, 2, zoneout=(0.0, 0.1))
+    """
+
+    _family = "qrnn"
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+
+class MGU(Recurrent[np.ndarray]):
+    """Minimal gated unit (Zhou et al. 2016): a `GRU` with one gate, as flax.linen.MGUCell.
+
+        f   = sigmoid(W_if x_t + b_if + W_hf h + b_hf)
+        n   = tanh(W_in x_t + b_in + f * (W_hn h + b_hn))       reset_gate=True
+        n   = tanh(W_in x_t + b_in + W_hn h)                    reset_gate=False
+        h_t = (1 - f) * n + f * h
+
+    reset_gate : whether f is at the recurrent product too. Without it b_hn stays in the weights, has no effect and
+        gradient 0, since there is b_in at the same place.
+
+    The other arguments are those of `LSTM`. Weights as there, with 2H rows in the order f, n. A state is the array h.
+    In flax the bias of f starts at 1.
+
+    >>> mgu = MGU(3, 32, reset_gate=False)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_gate: bool = True,
+        **common: Unpack[Common],
+    ):
+        self.reset_gate = check.boolean("reset_gate", reset_gate)
+        self._family = "mgu" if self.reset_gate else "mgu_no_reset"
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+
+class CfC(Recurrent[np.ndarray]):
+    """Closed-form continuous-time network (Hasani et al. 2022): steps may lie any time dt apart.
+
+        p, q, a, b = W_ih x_t + b_ih + W_hh h + b_hh            in four blocks
+        t   = sigmoid(a * dt + b)
+        h_t = (1 - t) * tanh(p) + t * tanh(q)                   mode="default"
+        h_t = tanh(p) + t * tanh(q)                             mode="no_gate"
+        h_t = A - A * exp(-dt * (|tau| + |p|)) * p              mode="pure", where p is the only block
+
+    There is no backbone: this is ncps.torch.CfC with backbone_layers=0.
+
+    Called with `timespans`, dt of each step and sequence, (T, B) in x's layout, in every layer the same; `step` takes
+    it as (B,). None is 1. `backward` returns its gradient as a fourth value, where it was given. `step_many` takes 1.
+
+    mode : which of the three.
+
+    The other arguments are those of `LSTM`. Weights as there, with 4H rows in the order p, q, a, b (ncps: ff1, ff2,
+    time_a, time_b); with mode="pure" H rows, weight_tau_l{k} and weight_a_l{k} (H,), which start at 0 and 1 as in ncps.
+    |0| has slope 0 there and here, so a tau of 0 stays. A state is the array h.
+
+    >>> cfc = CfC(3, 32)
+    >>> y, h = cfc(x, timespans=dt)
+    """
+
+    _starts = {"weight_tau": (0.0, 0.0), "weight_a": (1.0, 1.0)}
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        mode: str = "default",
+        **common: Unpack[Common],
+    ):
+        self.mode = str(check.choice("mode", mode, ("default", "no_gate", "pure")))
+        self._family = f"cfc_{self.mode}"
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        timespans: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `elman.LSTM`'s, with timespans (T, B) or None."""
+        if timespans is None:
+            return super().__call__(x, state, lengths=lengths, reset=reset)
+        return self._infer(x, state, lengths, reset, (), timespans)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        timespans: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: int | np.random.Generator | None = None,
+        recompute: bool = False,
+        tbptt: int | None = None,
+        burn_in: int = 0,
+    ) -> tuple[Any, ...]:
+        """As `elman.LSTM`'s, with timespans (T, B) or None."""
+        return self._train(x, state, lengths, reset, rng, recompute, tbptt, burn_in, (), timespans)
+
+    def step(  # type: ignore[override]
+        self, x_t: ArrayLike, state: np.ndarray, out: np.ndarray | None = None, *, timespans: ArrayLike | None = None
+    ) -> np.ndarray:
+        """As `elman.LSTM`'s, with timespans (B,), without a batch a number, or None."""
+        if timespans is None:
+            return super().step(x_t, state, out)
+        return self._take_step(x_t, state, out, row=np.atleast_1d(np.asarray(timespans, self.dtype)))
+
+
+class SLSTM(Recurrent[SLSTMState]):
+    """sLSTM, the scalar cell of xLSTM (Beck et al. 2024): exponential gates, stabilised so that none overflows.
+
+        l   = log(sigmoid(a_f)) + m                a_? = W_i? x_t + b_i? + W_h? h + b_h?
+        m_t = max(a_i, l)
+        i   = exp(a_i - m_t)
+        f   = exp(l - m_t)
+        c_t = f * c + i * tanh(a_z)
+        n_t = f * n + i
+        h_t = sigmoid(a_o) * c_t / n_t
+
+    A sequence whose n are all 0 is at its beginning: there m_t is a_i, and f at most 1. On purpose this looks at each
+    sequence for itself; the authors' code looks at the whole batch, so that there a sequence which begins later, after
+    a reset say, depends on its neighbours. Where a_i = l exactly, the gradient by m_t goes to a_i.
+
+    The other arguments are those of `LSTM`, without zoneout of c and without train_state, since c, n and m have meaning
+    only together. Weights as there, with blocks of rows in the order i, f, z, o; weight_hh is one head of the authors',
+    whose weights between heads are 0. A state is `SLSTMState`, which unpacks as (h, c, n, m). `return_all` has "c" (in
+    units of e^m) and "gates": i, f, tanh(a_z), sigmoid(a_o).
+
+    >>> slstm = SLSTM(3, 32)
+    >>> y, (h, c, n, m) = slstm(x)
+    """
+
+    _family = "slstm"
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+    @staticmethod
+    def _bundle(*parts: Any) -> SLSTMState:
+        return SLSTMState(*parts)

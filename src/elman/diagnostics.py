@@ -11,7 +11,8 @@ dropout, from a state of zeros; nothing of them changes. The shapes are those of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from . import _checks as check
 from . import functional, reference
-from .layers import GRU, LSTM, RNN, _rank
+from .layers import GRU, LSTM, RNN, Recurrent, _rank
 
 __all__ = [
     "Activation",
@@ -30,6 +31,7 @@ __all__ = [
     "SingularValues",
     "SpectralRadius",
     "activation_statistics",
+    "check_gradients",
     "gate_saturation",
     "gradient_norms",
     "memory_length",
@@ -458,6 +460,90 @@ class _Run:
 
     def _call(self, what: str, *arguments: Any, **keywords: Any) -> Any:
         return getattr(self._module, f"{self._name}_{what}")(*arguments, **self._options, **keywords)
+
+
+def check_gradients(
+    layer: Recurrent[Any],
+    x: npt.ArrayLike,
+    state: Any = None,
+    *,
+    elements: int = 10,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+    **arguments: Any,
+) -> dict[str, float]:
+    """Compare a recurrent layer's `backward` with central differences, in float64: of a cell of one's own above all.
+
+    layer : any; a copy in float64 is checked, with the noise of training drawn from `seed`.
+    x : as in a call, a few steps of a few sequences.
+    state : the initial state, as in a call. None: the state that a first call with x ends in.
+    elements : of each array so many elements, drawn at random, are compared.
+    tolerance : of the difference, beside 1 + the gradient's size. A kink (relu) within 1e-6 of a sum shows as an error.
+    arguments : others of `forward`: lengths, reset, tbptt, attention, ... (tbptt and burn_in cut a gradient, so that it
+        must differ.)
+
+    Returns the largest difference for "x", "state" (of several parts "state: h", ...) and each weight by name.
+
+    ValueError: gradients that are wrong, all named, each with the worst element.
+
+    >>> elman.diagnostics.check_gradients(elman.Custom(3, 4, cell=Mine), x)
+    {'x': 1.2e-10, 'state': 3.0e-11, 'weight_ih_l0': 2.1e-10, ...}
+    """
+    if not isinstance(layer, Recurrent):
+        raise TypeError(f"layer: expected a recurrent layer, got {type(layer).__name__}")
+    elements = check.integer("elements", elements, 1)
+    tolerance = check.number_below("tolerance", tolerance, 0, open_below=True)
+    exact = layer.astype(np.float64)
+    x = np.array(x, np.float64)
+    if state is None:
+        called = {name: a for name, a in arguments.items() if name in ("lengths", "reset", exact._form.row)}
+        state = exact(x, **called)[1]
+    parts = {name: np.array(part, np.float64) for name, part in exact._named_parts("state", state)}
+    rng = np.random.default_rng(check.integer("seed", seed, 0))
+
+    def run() -> tuple[list[Array], Any]:
+        """The arrays of which a loss can be made, outputs and final state, and the tape."""
+        y, after, tape = exact.forward(x, exact._bundle(*parts.values()), rng=seed, **arguments)
+        outputs = list(y) if isinstance(y, tuple) else [y]
+        return [*outputs, *(part for _, part in exact._named_parts("state", after))], tape
+
+    results, tape = run()
+    directions = [rng.standard_normal(a.shape) for a in results]
+    dy, dstate = directions[: -len(parts)], exact._bundle(*directions[-len(parts) :])
+    dx, dbefore, grads, *_ = exact.backward(tape, tuple(dy) if len(dy) > 1 else dy[0], dstate)
+    gradients = {"x": dx, **dict(zip(parts, (a for _, a in exact._named_parts("", dbefore)), strict=True)), **grads}
+
+    def difference(a: Array, where: tuple[int, ...], change: Callable[[], None]) -> float:
+        old, losses = a[where], []
+        for value in (old + _IMPULSE, old - _IMPULSE):
+            a[where] = value
+            change()
+            losses.append(sum(float((r * d).sum()) for r, d in zip(run()[0], directions, strict=True)))
+        a[where] = old
+        change()
+        return (losses[0] - losses[1]) / (2 * _IMPULSE)
+
+    weights = {name: np.array(a) for name, a in exact.params.items()}
+    errors, wrong = {}, []
+    for name, a in ({"x": x} | parts | weights).items():
+        worst: tuple[float, tuple[int, ...], float, float] = (0.0, (), 0.0, 0.0)
+        for flat in rng.permutation(a.size)[:elements]:
+            where = tuple(int(i) for i in np.unravel_index(flat, a.shape))
+            central = difference(a, where, partial(exact.load_params, weights) if name in weights else _nothing)
+            found = float(gradients[name][where])
+            error = abs(found - central) / (1 + abs(central))
+            worst = max(worst, (np.inf if np.isnan(error) else error, where, found, central))
+        errors[name] = worst[0]
+        if worst[0] > tolerance:
+            wrong.append(f"{name}: at {worst[1]} backward has {worst[2]:.6g}, central differences {worst[3]:.6g}")
+    if wrong:
+        right = ", ".join(name for name, error in errors.items() if error <= tolerance) or "nothing"
+        raise ValueError(f"wrong gradients: {'; '.join(wrong)}. Right: {right}")
+    return errors
+
+
+def _nothing() -> None:
+    pass
 
 
 def _cell(layer: Any) -> tuple[str, tuple[str, ...]]:

@@ -539,15 +539,15 @@ def _forward(
 ):
     w = _weights(kind, weights)
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
-    return_all = _options.return_all(return_all, kind.family)
+    return_all = _options.return_all(return_all, kind.form)
     dtype, H, R, D = w.dtype, w.H, w.R, w.D
     x = _checks.array("x", x, dtype, ("T", "B", w.I))
     T, B, _ = x.shape
     given = _state("state", state, w, D, B)
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
-    row = _options.row(kind.family, row, dtype, T, B)
-    noise = _options.noise(kind.family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
+    row = _options.row(kind.form, kind.family, row, dtype, T, B)
+    noise = _options.noise(kind.form, kind.family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
     if out is None:
         y = (np.empty if lengths is None else np.zeros)((T, B, D * R), dtype)
     else:
@@ -657,7 +657,7 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
         )
     parts = [part for _, part in apart_from[1:]]
     zoneout = _options.shares("zoneout", zoneout)
-    row = _options.row(kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
+    row = _options.row(kind.form, kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
     if out is None:
         y = np.empty((B, first.R), first.dtype)
     else:

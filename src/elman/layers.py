@@ -167,6 +167,8 @@ class Recurrent(Parametrised, Generic[State]):
         self.merge = merge
         self._check_noise(zoneout, input_dropout, recurrent_dropout, weight_dropout)
         self.train_state = check.boolean("train_state", train_state)
+        if self.train_state and self._form.keeps_c:
+            raise ValueError(f"train_state: expected False, since of {type(self).__name__} {self._form.keeps_c}")
         self.dtype = check.dtype_of("dtype", dtype)
         self.backend = check.choice("backend", backend, tuple(_BACKENDS))
         if seed is not None:
@@ -195,8 +197,8 @@ class Recurrent(Parametrised, Generic[State]):
         name, form = type(self).__name__, self._form
         self.zoneout = _options.shares("zoneout", zoneout)
         for letter, share in zip("hc", self.zoneout, strict=True):
-            if share and letter not in form.letters and not (letter == "h" and "y" in form.letters):
-                raise ValueError(f"zoneout: {letter}: expected 0, since {name} has no such state, got {share}")
+            if share:
+                _options.check_zoneout(f"zoneout: {letter}", letter, form, name)
         self.input_dropout = check.number("input_dropout", input_dropout, 0.0, 1.0)
         self.recurrent_dropout = check.number("recurrent_dropout", recurrent_dropout, 0.0, 1.0)
         self.weight_dropout = check.number("weight_dropout", weight_dropout, 0.0, 1.0)
@@ -268,7 +270,7 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x)
         >>> y, state = layer(x_next, state)
         """
-        inference = self._snapshot.packed[1] if not self._form.row else None
+        inference = self._snapshot.packed[1] if not self._form.needs_row else None
         wants_all = type(return_all) is not tuple or len(return_all) > 0
         begins_at_zero = state is not None or not self.train_state
         if inference is not None and lengths is None and reset is None and not wants_all and begins_at_zero:
@@ -578,7 +580,7 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y = layer.step_many(x, states)
         """
         stack, inference = self._snapshot.packed
-        if inference is not None and isinstance(states, (list, tuple)):
+        if inference is not None and isinstance(states, (list, tuple)) and not self._form.needs_row:
             y = inference.step_many(x, tuple(states), out, get_num_threads())
             if y is not None:
                 return y

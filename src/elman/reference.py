@@ -144,7 +144,8 @@ def _linear_backward(da: Array, x: Array, W: Array | _Masked) -> Arrays:
 #              -> (dx_t, dstate, dweights)                   dstate: of the one before; dweights: what step t adds
 #
 # A cell whose h is no state returns (h, c) as the new state and takes (c,). One that takes a number with each row has
-# it, (B, 1), as its last argument, and its gradient (B,) as the last result.
+# it, (B, 1), as its last argument, and its gradient (B,) as the last result. One that mixes c with the old one itself,
+# in zoneout, has the share that stays, a number or (B, H), as its last argument.
 
 
 class _Cell(NamedTuple):
@@ -692,6 +693,316 @@ def _augru_after(options: _options.Options) -> _Cell:
     return _Cell("augru_reset_after", FORMS["augru_reset_after"], _augru_after_step, _augru_after_step_backward)
 
 
+# minGRU and minLSTM (Feng et al. 2024): no gate sees h.
+#
+#     minGRU     a, z = W_ih x_t + b_ih        h_t = (1 - sigmoid(z)) * h + sigmoid(z) * g(a)
+#     minLSTM    a, f, i = W_ih x_t + b_ih     h_t = f' * h + i' * g(a)
+#                f' = sigmoid(f) / (sigmoid(f) + sigmoid(i))     i' = 1 - f'
+#     g(a) = a + 0.5 for a >= 0, else sigmoid(a)
+
+
+def _min_g(a: Array) -> Array:
+    return np.where(a >= 0, a + a.dtype.type(0.5), _sigmoid(a))
+
+
+def _min_g_slope(a: Array) -> Array:
+    return np.where(a < 0, _sigmoid(a) * (1 - _sigmoid(a)), a.dtype.type(1))
+
+
+def _min_gru_step(x_t: Array, state: Arrays, weights: Any) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    W_ih, _, b_ih, _ = weights
+    a, a_z = _gates(_linear(x_t, W_ih, b_ih), 2)
+    z = _sigmoid(a_z)
+    return ((1 - z) * h + z * _min_g(a),), (a, z)
+
+
+def _min_gru_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Any, saved: Arrays
+) -> tuple[Array, Arrays, Any]:
+    (dh_t,), (h,), (a, z) = dstate_t, state, saved
+    W_ih, _, _, _ = weights
+    da = dh_t * z * _min_g_slope(a)
+    da_z = dh_t * (_min_g(a) - h) * z * (1 - z)
+    dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da, da_z], axis=1), x_t, W_ih)
+    return dx_t, (dh_t * (1 - z),), (dW_ih, None, db_ih, None)
+
+
+def _min_gru(options: _options.Options) -> _Cell:
+    return _Cell("min_gru", FORMS["min_gru"], _min_gru_step, _min_gru_step_backward)
+
+
+def _min_lstm_step(x_t: Array, state: Arrays, weights: Any) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    W_ih, _, b_ih, _ = weights
+    a, a_f, a_i = _gates(_linear(x_t, W_ih, b_ih), 3)
+    log_ratio = _softplus(-a_i) - _softplus(-a_f)  # of sigmoid(f) / sigmoid(i), which may both be too small to divide
+    f, i = _sigmoid(log_ratio), _sigmoid(-log_ratio)
+    return (f * h + i * _min_g(a),), (a, a_f, a_i, f, i)
+
+
+def _min_lstm_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Any, saved: Arrays
+) -> tuple[Array, Arrays, Any]:
+    (dh_t,), (h,), (a, a_f, a_i, f, i) = dstate_t, state, saved
+    W_ih, _, _, _ = weights
+    da = dh_t * i * _min_g_slope(a)
+    dlog_ratio = dh_t * (h - _min_g(a)) * f * i
+    da_f = dlog_ratio * _sigmoid(-a_f)
+    da_i = -dlog_ratio * _sigmoid(-a_i)
+    dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da, da_f, da_i], axis=1), x_t, W_ih)
+    return dx_t, (dh_t * f,), (dW_ih, None, db_ih, None)
+
+
+def _min_lstm(options: _options.Options) -> _Cell:
+    return _Cell("min_lstm", FORMS["min_lstm"], _min_lstm_step, _min_lstm_step_backward)
+
+
+# QRNN (Bradbury et al. 2017), fo-pooling with a window of 1; zoneout is in f, so that h sees the c that stays:
+#
+#     z = tanh(z)    f = sigmoid(f) * (1 - stay)    o = sigmoid(o)     of W_ih x_t + b_ih
+#     c_t = f * z + (1 - f) * c                     h_t = o * c_t
+
+
+def _qrnn_step(x_t: Array, state: Arrays, weights: Any, stay: Any) -> tuple[Arrays, Arrays]:
+    (c,) = state
+    W_ih, _, b_ih, _ = weights
+    a_z, a_f, a_o = _gates(_linear(x_t, W_ih, b_ih), 3)
+    z, s, o = np.tanh(a_z), _sigmoid(a_f), _sigmoid(a_o)
+    f = s * (1 - np.asarray(stay, s.dtype))
+    c_t = f * z + (1 - f) * c
+    return (o * c_t, c_t), (z, s, f, o, c_t)
+
+
+def _qrnn_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Any, saved: Arrays, stay: Any
+) -> tuple[Array, Arrays, Any]:
+    (dh_t, dc_t), (c,), (z, s, f, o, c_t) = dstate_t, state, saved
+    W_ih, _, _, _ = weights
+    dc_t = dc_t + dh_t * o
+    da_z = dc_t * f * (1 - z**2)
+    da_f = dc_t * (z - c) * f * (1 - s)
+    da_o = dh_t * c_t * o * (1 - o)
+    dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da_z, da_f, da_o], axis=1), x_t, W_ih)
+    return dx_t, (dc_t * (1 - f),), (dW_ih, None, db_ih, None)
+
+
+def _qrnn(options: _options.Options) -> _Cell:
+    return _Cell("qrnn", FORMS["qrnn"], _qrnn_step, _qrnn_step_backward)
+
+
+# MGU (Zhou et al. 2016) as flax has it:
+#
+#     f = sigmoid(ax_f + ah_f)         ax = W_ih x_t + b_ih      ah = W_hh h + b_hh
+#     n = tanh(ax_n + f * ah_n)        or, without the reset, tanh(ax_n + W_hn h), where b_hn is not used
+#     h_t = (1 - f) * n + f * h
+
+
+def _mgu_step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    W_ih, W_hh, b_ih, b_hh = weights
+    ax_f, ax_n = _gates(_linear(x_t, W_ih, b_ih), 2)
+    ah_f, ah_n = _gates(_linear(h, W_hh, b_hh), 2)
+    f = _sigmoid(ax_f + ah_f)
+    n = np.tanh(ax_n + f * ah_n)
+    return ((1 - f) * n + f * h,), (f, n, ah_n)
+
+
+def _mgu_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+) -> tuple[Array, Arrays, Arrays]:
+    (dh_t,), (h,), (f, n, ah_n) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    da_n = dh_t * (1 - f) * (1 - n**2)
+    df = dh_t * (h - n) + da_n * ah_n
+    da_f = df * f * (1 - f)
+    dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da_f, da_n], axis=1), x_t, W_ih)
+    dh, dW_hh, db_hh = _linear_backward(np.concatenate([da_f, da_n * f], axis=1), h, W_hh)
+    return dx_t, (dh + dh_t * f,), (dW_ih, dW_hh, db_ih, db_hh)
+
+
+def _mgu(options: _options.Options) -> _Cell:
+    return _Cell("mgu", FORMS["mgu"], _mgu_step, _mgu_step_backward)
+
+
+def _without_b_hn(b_hh: Array) -> Array:
+    return np.concatenate([b_hh[: len(b_hh) // 2], np.zeros_like(b_hh[len(b_hh) // 2 :])])
+
+
+def _mgu_no_reset_step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    W_ih, W_hh, b_ih, b_hh = weights
+    a_f, a_n = _gates(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, _without_b_hn(b_hh)), 2)
+    f, n = _sigmoid(a_f), np.tanh(a_n)
+    return ((1 - f) * n + f * h,), (f, n)
+
+
+def _mgu_no_reset_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+) -> tuple[Array, Arrays, Arrays]:
+    (dh_t,), (h,), (f, n) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    da_f = dh_t * (h - n) * f * (1 - f)
+    da_n = dh_t * (1 - f) * (1 - n**2)
+    da = np.concatenate([da_f, da_n], axis=1)
+    dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+    dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+    return dx_t, (dh + dh_t * f,), (dW_ih, dW_hh, db_ih, _without_b_hn(db_hh))
+
+
+def _mgu_no_reset(options: _options.Options) -> _Cell:
+    return _Cell("mgu_no_reset", FORMS["mgu_no_reset"], _mgu_no_reset_step, _mgu_no_reset_step_backward)
+
+
+# CfC (Hasani et al. 2022) without a backbone; dt is the number that comes with the row. With a = W_ih x_t + b_ih +
+# W_hh h + b_hh, in blocks p, q, a, b (or one):
+#
+#     default    h_t = (1 - t) * tanh(p) + t * tanh(q)          t = sigmoid(a * dt + b)
+#     no_gate    h_t = tanh(p) + t * tanh(q)
+#     pure       h_t = A - A * exp(-dt * (|tau| + |a|)) * a     |0| has slope 0
+
+
+def _cfc(family: str, is_gated: bool) -> _Cell:
+    def step(x_t: Array, state: Arrays, weights: Arrays, dt: Array) -> tuple[Arrays, Arrays]:
+        (h,) = state
+        W_ih, W_hh, b_ih, b_hh = weights
+        a_p, a_q, a_a, a_b = _gates(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh), 4)
+        p, q, t = np.tanh(a_p), np.tanh(a_q), _sigmoid(a_a * dt + a_b)
+        return ((1 - t) * p + t * q if is_gated else p + t * q,), (p, q, t, a_a)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays, dt: Array
+    ) -> tuple[Any, ...]:
+        (dh_t,), (h,), (p, q, t, a_a) = dstate_t, state, saved
+        W_ih, W_hh, _, _ = weights
+        dp = dh_t * (1 - t) if is_gated else dh_t
+        dq = dh_t * t
+        da_b = dh_t * (q - p if is_gated else q) * t * (1 - t)
+        da = np.concatenate([dp * (1 - p**2), dq * (1 - q**2), da_b * dt, da_b], axis=1)
+        dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+        dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+        return dx_t, (dh,), (dW_ih, dW_hh, db_ih, db_hh), (da_b * a_a).sum(axis=1)
+
+    return _Cell(family, FORMS[family], step, step_backward)
+
+
+def _cfc_default(options: _options.Options) -> _Cell:
+    return _cfc("cfc_default", True)
+
+
+def _cfc_no_gate(options: _options.Options) -> _Cell:
+    return _cfc("cfc_no_gate", False)
+
+
+def _cfc_pure_step(x_t: Array, state: Arrays, weights: Any, dt: Array) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    W_ih, W_hh, b_ih, b_hh, tau, most = weights
+    a = _linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh)
+    e = np.exp(-dt * (np.abs(tau) + np.abs(a)))
+    return (most - most * e * a,), (a, e)
+
+
+def _cfc_pure_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Any, saved: Arrays, dt: Array
+) -> tuple[Any, ...]:
+    (dh_t,), (h,), (a, e) = dstate_t, state, saved
+    W_ih, W_hh, _, _, tau, most = weights
+    drate = dh_t * most * a * e  # the gradient of dt * (|tau| + |a|)
+    da = -dh_t * most * e + drate * dt * np.sign(a)
+    dtau, dmost = drate * dt * np.sign(tau), dh_t * (1 - e * a)
+    dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+    dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+    ddt = (drate * (np.abs(tau) + np.abs(a))).sum(axis=1)
+    return dx_t, (dh,), (dW_ih, dW_hh, db_ih, db_hh, dtau.sum(axis=0), dmost.sum(axis=0)), ddt
+
+
+def _cfc_pure(options: _options.Options) -> _Cell:
+    return _Cell("cfc_pure", FORMS["cfc_pure"], _cfc_pure_step, _cfc_pure_step_backward)
+
+
+def _augru_before_step(x_t: Array, state: Arrays, weights: Arrays, attention: Array) -> tuple[Arrays, Arrays]:
+    (h,) = state
+    _, (r, z, n) = _gru_before_step(x_t, state, weights)
+    z_scaled = (1 - attention) * z
+    return ((1 - z_scaled) * n + z_scaled * h,), (r, z, n)
+
+
+def _augru_before_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays, attention: Array
+) -> tuple[Any, ...]:
+    (dh_t,), (h,), (r, z, n) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    W_hrz, W_hn = _split_rz_n(W_hh)
+    z_scaled = (1 - attention) * z
+    dz_scaled = dh_t * (h - n)
+    da_n = dh_t * (1 - z_scaled) * (1 - n**2)
+    drh, dW_hn, db_hn = _linear_backward(da_n, r * h, W_hn)
+    da_r = drh * h * r * (1 - r)
+    da_z = dz_scaled * (1 - attention) * z * (1 - z)
+    dh, dW_hrz, db_hrz = _linear_backward(np.concatenate([da_r, da_z], axis=1), h, W_hrz)
+    dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da_r, da_z, da_n], axis=1), x_t, W_ih)
+    dweights = (dW_ih, np.concatenate([dW_hrz, dW_hn]), db_ih, np.concatenate([db_hrz, db_hn]))
+    return dx_t, (dh + drh * r + dh_t * z_scaled,), dweights, -(dz_scaled * z).sum(axis=1)
+
+
+def _augru_before(options: _options.Options) -> _Cell:
+    return _Cell("augru_reset_before", FORMS["augru_reset_before"], _augru_before_step, _augru_before_step_backward)
+
+
+# sLSTM of xLSTM (Beck et al. 2024), stabilised:
+#
+#     l = log(sigmoid(a_f)) + m                                   a = W_ih x_t + b_ih + W_hh h + b_hh
+#     m_t = max(a_i, l), or a_i in a row that begins: one whose n are all 0 (the source looks at the whole batch)
+#     i = min(exp(a_i - m_t), 1)    f = min(exp(l - m_t), 1)    z = tanh(a_z)    o = sigmoid(a_o)
+#     c_t = f * c + i * z    n_t = f * n + i    h_t = o * c_t / n_t
+#
+# Where a_i = l, the gradient by m_t is one by a_i; where min cuts f off, f has none.
+
+
+def _slstm_step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+    h, c, n, m = state
+    W_ih, W_hh, b_ih, b_hh = weights
+    a_i, a_f, a_z, a_o = _gates(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh), 4)
+    l = -_softplus(-a_f) + m
+    begins = (n == 0).all(axis=1, keepdims=True)
+    m_t = np.where(begins, a_i, np.maximum(a_i, l))
+    i = np.exp(np.minimum(a_i - m_t, 0))
+    f = np.exp(np.minimum(l - m_t, 0))
+    z = np.tanh(a_z)
+    o = _sigmoid(a_o)
+    c_t = f * c + i * z
+    n_t = f * n + i
+    return (o * c_t / n_t, c_t, n_t, m_t), (i, f, z, o, a_f, c_t, n_t)
+
+
+def _slstm_step_backward(
+    dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+) -> tuple[Array, Arrays, Arrays]:
+    (dh_t, dc_t, dn_t, dm_t), (h, c, n, _), (i, f, z, o, a_f, c_t, n_t) = dstate_t, state, saved
+    W_ih, W_hh, _, _ = weights
+    do = dh_t * c_t / n_t
+    dc_t = dc_t + dh_t * o / n_t
+    dn_t = dn_t - dh_t * o * c_t / n_t**2
+    di = dc_t * z + dn_t
+    df = dc_t * c + dn_t * n
+    du_i = np.where(i < 1, di * i, 0)  # by a_i - m_t
+    du_f = np.where(f < 1, df * f, 0)  # by l - m_t
+    dm_t = dm_t - du_i - du_f
+    da_i = du_i + np.where(i < 1, 0, dm_t)
+    dl = du_f + np.where(i < 1, dm_t, 0)
+    da_f = dl * _sigmoid(-a_f)
+    da_z = dc_t * i * (1 - z**2)
+    da_o = do * o * (1 - o)
+    da = np.concatenate([da_i, da_f, da_z, da_o], axis=1)
+    dx_t, dW_ih, db_ih = _linear_backward(da, x_t, W_ih)
+    dh, dW_hh, db_hh = _linear_backward(da, h, W_hh)
+    return dx_t, (dh, dc_t * f, dn_t * f, dl), (dW_ih, dW_hh, db_ih, db_hh)
+
+
+def _slstm(options: _options.Options) -> _Cell:
+    return _Cell("slstm", FORMS["slstm"], _slstm_step, _slstm_step_backward)
+
+
 def _jordan(options: _options.Options) -> _Cell:
     hidden, output = options.activations
     inner = _rnn_any(options._replace(activations=(hidden,)))
@@ -703,6 +1014,16 @@ _MORE = {
     "indrnn": _indrnn,
     "sru": _sru,
     "augru_reset_after": _augru_after,
+    "min_gru": _min_gru,
+    "min_lstm": _min_lstm,
+    "qrnn": _qrnn,
+    "mgu": _mgu,
+    "mgu_no_reset": _mgu_no_reset,
+    "cfc_default": _cfc_default,
+    "cfc_no_gate": _cfc_no_gate,
+    "cfc_pure": _cfc_pure,
+    "slstm": _slstm,
+    "augru_reset_before": _augru_before,
 }
 
 
@@ -716,7 +1037,7 @@ class _Moment(NamedTuple):
     rows: Array  # (n,) which ones
     cut: Array  # (n, 1) whether the state was zeroed before the step
     x_t: Array  # (n, I)
-    row: Arrays  # (n, 1) the numbers that come with the rows, if the cell takes them
+    row: Any  # (n, 1) the numbers that come with the rows, or the share of c that stays, if the cell takes them
     state: Arrays  # (n, H) each: the state the step started from
     saved: Arrays | None  # what the cell's step saved; None: backward takes the step again to have it
 
@@ -746,6 +1067,9 @@ class _Tape(NamedTuple):
 
 
 def _sizes(weights: Sequence[Sequence[Any]], form: _options.Form, T: int, B: int) -> _Sizes:
+    if isinstance(weights, _Packed) and form.own:
+        I, H = weights.sizes
+        return _Sizes(T, B, I, H, H, len(weights))
     names = form.names(len(weights[0])) or ()
     H = len(weights[0][0]) // form.gates
     R = len(weights[0][names.index("weight_hr")]) if "weight_hr" in names else H
@@ -810,16 +1134,16 @@ def _forward(
     form, family = cell.form, _family(cell)
     checked = _checked_weights("weights", weights, cell)
     dtype = checked[0][0].dtype
-    x = _checks.array("x", x, dtype, ("T", "B", checked[0][0].shape[1]))
+    x = _checks.array("x", x, dtype, ("T", "B", _sizes(checked, form, 0, 0).I))
     sizes = _sizes(checked, form, *x.shape[:2])
     T, B, _, H, R, D = sizes
     given = _checked_parts("state", state, cell, dtype, sizes.of_parts(cell, D))
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
-    row = _options.row(family, row, dtype, T, B)
-    noise = _options.noise(family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
+    row = _options.row(form, family, row, dtype, T, B)
+    noise = _options.noise(form, family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
-    return_all = _options.return_all(return_all, family)
+    return_all = _options.return_all(return_all, form)
     if out is not None:
         out = _checks.output("out", out, dtype, (T, B, D * R), [("x", x)] + [("state", part) for part in given])
 
@@ -848,9 +1172,11 @@ def _forward(
             before = tuple(np.where(cut, 0, part[rows]) for part in state_t)
             x_t = x[t, rows]
             row_t = (numbers[t, rows, None],) if form.row else ()
+            if form.takes_stay:
+                row_t = (_stays(noise, 1, t, rows, of_H),)
             after, saved = cell.step(x_t, before, _masked(w, noise, direction, rows), *row_t)
             after = list(after)
-            for k, old in enumerate(before, first):
+            for k, old in enumerate(() if form.takes_stay else before, first):
                 after[k] = _mix(_stays(noise, k, t, rows, of_H if k else of_R), old, after[k])
             for part, new in zip(state_t, after[first:], strict=True):
                 part[rows] = new
@@ -915,7 +1241,7 @@ def _backward(
                 dafter[i] = dafter[i] + direct_part[t, rows, columns[i]]  # ... and the direct part
             past = []  # what of it goes past the step
             for k in range(first, len(dafter)):
-                stays = _stays(noise, k, t, rows, columns[min(k, 1)])
+                stays = 0.0 if cell.form.takes_stay else _stays(noise, k, t, rows, columns[min(k, 1)])
                 nothing = np.zeros_like(dafter[k])
                 past.append(_mix(stays, dafter[k], nothing))
                 dafter[k] = _mix(stays, nothing, dafter[k])
@@ -978,8 +1304,10 @@ def _step(
         others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, shape, others)))
     parts = [part for _, part in others[1:]]
     shares = _options.shares("zoneout", zoneout)
-    row = _options.row(_family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
+    row = _options.row(cell.form, _family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
     row_t = () if not cell.form.row else (np.ones((B, 1), dtype) if row is None else row[0, :, None],)
+    if cell.form.takes_stay:
+        row_t, shares = (shares[1],), (0.0, 0.0)
     if out is not None:
         out = _checks.output("out", out, dtype, (B, first.R), others)
 
@@ -1008,6 +1336,7 @@ class _Packed(tuple):
     """Weights as they are, checked, copied and read-only (the compiled module lays them out anew)."""
 
     cell: str  # its name
+    sizes: tuple[int, int]  # I and H, of a cell of one's own
 
 
 def _pack(cell: _Cell, weights: Weights) -> _Packed:
@@ -1034,6 +1363,8 @@ def _checked_parts(
 
 def _filled(weights: Sequence[Any], form: _options.Form) -> Arrays:
     """No bias is a bias of zeros, and behind a projection there is always one."""
+    if form.own:
+        return tuple(weights)
     names = form.names(len(weights)) or ()
     W_ih = weights[0]
     H = len(W_ih) // form.gates
@@ -1048,7 +1379,7 @@ def _filled(weights: Sequence[Any], form: _options.Form) -> Arrays:
 
 
 def _family(cell: _Cell) -> str:
-    return next(name for name, form in FORMS.items() if form is cell.form)
+    return next((name for name, form in FORMS.items() if form is cell.form), cell.name)
 
 
 def _copies(weights: Sequence[Array | None]) -> tuple[Array | None, ...]:
@@ -1435,6 +1766,32 @@ def cell_step(
 ) -> Array:
     """Take one step through stacked layers of any cell, as `lstm_step`; row (B,)."""
     return _quietly(_step, _cell(cell, _widest(stack), options), x, state, stack, out, zoneout, row)  # type: ignore[no-any-return]
+
+
+# The same for a cell of one's own, which elman.Custom has checked.
+
+
+def own_cell(form: _options.Form, step: Callable[..., Any], step_backward: Callable[..., Any]) -> _Cell:
+    return _Cell("a cell of one's own", form, step, step_backward)
+
+
+def own_pack(cell: _Cell, I: int, H: int, weights: Weights) -> Packed:
+    packed = _Packed(map(_copies, weights))
+    packed.cell, packed.sizes = cell.name, (I, H)
+    return packed
+
+
+def own_forward(
+    cell: _Cell, x: Array, state: State, weights: Packed, *, lengths: Any, reset: Any, training: bool, recompute: bool,
+    out: Array | None, return_all: Sequence[str], zoneout: Zoneout = NO_ZONEOUT,
+) -> tuple[Any, ...]:  # fmt: skip
+    return _quietly(_forward, cell, x, state, weights, lengths, reset, training, recompute, out, return_all, zoneout)  # type: ignore[no-any-return]
+
+
+def own_step(
+    cell: _Cell, x: Array, state: State, stack: Sequence[Packed], *, out: Array | None, zoneout: Zoneout
+) -> Array:
+    return _quietly(_step, cell, x, state, stack, out, zoneout)  # type: ignore[no-any-return]
 
 
 def _rnn(nonlinearity: Activation, clip: float | None, leak: float) -> _Cell:

@@ -31,10 +31,11 @@ from ._options import FORMS
 from ._safetensors import Entry, Reader, shown, write
 from .activation import Activation
 from .attention import AdditiveAttention, DotAttention
-from .cells import AUGRU, SRU, IndRNN, Jordan
+from .cells import AUGRU, MGU, QRNN, SLSTM, SRU, CfC, IndRNN, Jordan, MinGRU, MinLSTM
 from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
+from .esn import ESN
 from .layers import GRU, LSTM, RNN
 from .optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from .pooling import Pooling
@@ -81,7 +82,14 @@ KINDS = {
         _recurrent(Jordan, "jordan"),
         _recurrent(IndRNN, "indrnn"),
         _recurrent(SRU, "sru"),
-        _recurrent(AUGRU, "augru_reset_after"),
+        _recurrent(AUGRU, "augru_reset_after", "reset_after"),
+        _recurrent(SLSTM, "slstm"),
+        _recurrent(ESN, "rnn"),
+        _recurrent(MinGRU, "min_gru"),
+        _recurrent(MinLSTM, "min_lstm"),
+        _recurrent(QRNN, "qrnn"),
+        _recurrent(MGU, "mgu"),
+        _recurrent(CfC, "cfc_pure"),  # the mode with the fewest weights
         Kind(Dense, (("in_features", "out_features"),)),
         Kind(Embedding, (("num_embeddings", "embedding_dim"),)),
         Kind(TDNN, (("in_features", "out_features", "kernel_size"),)),
