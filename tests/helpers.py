@@ -111,6 +111,24 @@ FURTHER = {
     "cfc-pure": further("cfc_pure"),
     "slstm": further("slstm"),
     "augru-before": further("augru_reset_before"),
+    "lstm-norm-gate": further("lstm_norm_gate"),
+    "lstm-norm-gate-any": further(
+        "lstm_norm_gate",
+        {"activations": ("sigmoid", "softsign", ("scaledtanh", 1.25, 0.75)), "clip": 1.5, "cell_clip": 1.25},
+        PEEPHOLES,
+        3,
+    ),
+    "lstm-norm-gate-coupled": further("lstm_norm_gate", {"coupled": "f=1-i"}, PEEPHOLES),
+    "lstm-norm-gate-coupled-f": further("lstm_norm_gate", {"coupled": "i=1-f"}),
+    "lstm-norm-joint": further("lstm_norm_joint"),
+    "lstm-norm-joint-any": further(
+        "lstm_norm_joint",
+        {"activations": ("sigmoid", "softsign", ("scaledtanh", 1.25, 0.75)), "clip": 1.5, "cell_clip": 1.25},
+        outputs=3,
+    ),
+    "lstm-norm-joint-shift": further("lstm_norm_joint_shift"),
+    "gru-norm": further("gru_norm"),
+    "gru-norm-any": further("gru_norm", {"activations": (("hardsigmoid", 0.25, 0.5), "softsign"), "clip": 1.5}),
 }
 
 COUPLED = CELLS["lstm-any"]._replace(options={"coupled": "f=1-i", "clip": 1.5})  # weights that have no effect

@@ -76,6 +76,8 @@ def test_gradients_by_central_differences(name, D):
 def test_kernels_against_reference(name, D, dtype, sizes):
     p = made(name, D, dtype, *sizes)
     tolerance = 3e-5 if dtype == np.float32 else 1e-12
+    if "norm" in name and dtype == np.float32:  # what is divided by a small spread has lost digits before
+        tolerance = 2e-4
     expected = p.results(reference)
     assert_same(p.results(functional), expected, tolerance)
     _, _, tape = p.forward(functional, recompute=True)

@@ -213,7 +213,7 @@ def weights(name, value, form):
         given = dict(zip(names, arrays))
         if sizes is None:
             dtype, sizes = _sizes_of_weights(where, given, form)
-        if form.is_recurrent and (given["bias_ih"] is None) != (given["bias_hh"] is None):
+        if form.is_recurrent and form.has_bias and (given["bias_ih"] is None) != (given["bias_hh"] is None):
             raise ValueError(f"{where}: expected both biases or neither, got one")
         checked.append(tuple(_weight(f"{where}: {n}", n, a, dtype, form.shape(n, *sizes)) for n, a in given.items()))
     return tuple(checked)

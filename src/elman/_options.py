@@ -49,6 +49,7 @@ class Form(NamedTuple):
     letters: tuple[str, ...] = ("h",)  # the parts of a state, the first of which comes out, if it is not c
     is_recurrent: bool = True  # whether there are weight_hh and bias_hh
     has_bias: bool = True
+    late: tuple[str, ...] = ()  # of bias_ih and bias_hh those that are not inside the products, but behind norms
     units: tuple[tuple[str, int], ...] = ()  # further weights (blocks * H,) and their blocks
     optional: tuple[tuple[str, int], ...] = ()  # the same, all there or none
     projection: tuple[str, ...] = ()  # "weight_hr" (R, H), "bias_hr" (R,)
@@ -85,11 +86,15 @@ class Form(NamedTuple):
         return {
             "weight_ih": (rows, I),
             "weight_hh": (rows, R) if self.is_recurrent else None,
-            "bias_ih": (rows,) if self.has_bias else None,
+            "bias_ih": (rows,) if self.has_bias or "bias_ih" in self.late else None,
             "bias_hh": (rows,) if self.has_bias and self.is_recurrent else None,
             "weight_hr": (R, H),
             "bias_hr": (R,),
         }[name]
+
+    def of_units(self) -> tuple[tuple[str, int], ...]:
+        """What the kernels have as weights of each unit, in their order."""
+        return (*((name, self.gates) for name in self.late), *self.units, *self.optional)
 
     def described(self) -> str:
         optional = [f"[{', '.join(names)}]" for names in (tuple(n for n, _ in self.optional), self.projection) if names]
@@ -100,6 +105,25 @@ class Form(NamedTuple):
 
 IDENTITY = ("affine", 1.0, 0.0)
 HEAD = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def _joint(*shifts: tuple[str, int]) -> Form:
+    """An LSTM with norms over all gates together."""
+    norms = (("weight_norm_ih", 4), ("weight_norm_hh", 4), ("weight_norm_c", 1), ("bias_norm_c", 1))
+    return Form(
+        4,
+        ("h", "c"),
+        has_bias=False,
+        late=("bias_ih",),
+        units=(*norms, *shifts),
+        projection=("weight_hr",),
+        activations=("sigmoid", "tanh", "tanh"),
+        roles=(0, 1, 2),
+        takes=("clip", "cell_clip", "proj_clip"),
+        returns=("c", "gates"),
+    )
+
+
 FORMS = {
     "rnn": Form(1, activations=("tanh",), roles=(0,), takes=("clip", "leak")),
     "lstm": Form(
@@ -150,7 +174,35 @@ FORMS = {
         keeps_c="c, n and m have meaning only together: c and n are in units of e^m, and n is above 0 or all 0",
     ),
     "augru_reset_before": Form(3, row="attention", needs_row=True),
+    "lstm_norm_gate": Form(
+        4,
+        ("h", "c"),
+        has_bias=False,
+        late=("bias_ih",),
+        units=(("weight_norm", 4),),
+        optional=tuple((name, 1) for name in PEEPHOLES),
+        projection=("weight_hr",),
+        activations=("sigmoid", "tanh", "tanh"),
+        roles=(0, 1, 2),
+        takes=("coupled", "clip", "cell_clip", "proj_clip"),
+        returns=("c", "gates"),
+    ),
+    "lstm_norm_joint": _joint(),
+    "lstm_norm_joint_shift": _joint(("bias_norm_ih", 4), ("bias_norm_hh", 4)),
+    "gru_norm": Form(
+        3,
+        late=("bias_ih", "bias_hh"),
+        units=(("weight_norm_ih", 3), ("weight_norm_hh", 3)),
+        activations=("sigmoid", "tanh"),
+        roles=(0, 1),
+        takes=("clip",),
+        returns=("gates",),
+    ),
 }
+LAYER_NORMS = ("gate", "joint", "joint_shift")  # of an LSTM: TFLite's, haste's, DyNet's
+NORM_STARTS = dict.fromkeys(("weight_norm", "weight_norm_ih", "weight_norm_hh", "weight_norm_c"), (1.0, 1.0)) | (
+    dict.fromkeys(("bias_norm_c", "bias_norm_ih", "bias_norm_hh", "bias_ih", "bias_hh"), (0.0, 0.0))
+)  # between what the weights begin
 
 
 class Chosen(NamedTuple):

@@ -118,10 +118,14 @@ class PackedWeights:
         """One direction's arrays as _kernels.pack takes them: w_ih, w_hh, b_ih, b_hh, those of each unit in one array,
         w_hr, b_hr."""
         given = dict(zip(self.names, arrays))
-        head = [given.pop(name) for name in _options.HEAD]
-        projection = [given.pop(name, None) for name in ("weight_hr", "bias_hr")]
-        units = np.concatenate([a.reshape(-1, self.H) for a in given.values()]) if given else None
-        return (*head, units, *projection)
+        units, start = None, 0
+        for name, blocks in self.kind.form.of_units():
+            a = given.pop(name, None)
+            if a is not None:
+                units = np.zeros((self.packed.units, self.H), self.dtype) if units is None else units
+                units[start : start + blocks] = a.reshape(blocks, self.H)
+            start += blocks
+        return (*map(given.get, _options.HEAD), units, given.get("weight_hr"), given.get("bias_hr"))
 
     def gradients_of(self, dense: Sequence[Any]) -> tuple[Any, ...]:
         """The way back: gradients in the form of `arrays`."""
@@ -129,11 +133,10 @@ class PackedWeights:
         if len(self.names) == len(head):
             return tuple(head)
         found = dict(zip(_options.HEAD, head)) | {"weight_hr": w_hr, "bias_hr": b_hr}
-        start = 0
-        for name, like in zip(self.names, self.arrays[0]):
-            if name not in found:
-                found[name] = units.reshape(-1)[start : start + like.size].copy()
-                start += like.size
+        start, has = 0, dict(zip(self.names, self.arrays[0]))
+        for name, blocks in self.kind.form.of_units():
+            found[name] = None if has.get(name) is None else units[start : start + blocks].reshape(-1)
+            start += blocks
         return tuple(found[name] for name in self.names)
 
     def for_backward(self) -> _kernels.Packed:
@@ -590,7 +593,7 @@ def _gates_of(tape):
         slots = np.split(tape.kept, w.D)[d][len(s) * Rp :][: w.packed.slots * len(s) * Hp].reshape(-1, len(s), Hp)
         for k in range(G):
             gates[t, b, d, k] = slots[states - 1 + k, :, : w.H]
-    if w.cell.endswith("_any"):
+    if w.cell.endswith("_any") or w.kind.form.late:  # which keep pre-activations
         gates = reference.gates_from(w.kind.options, gates)
         gates[np.arange(T)[:, None] >= lengths] = 0
     return gates

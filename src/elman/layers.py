@@ -949,6 +949,16 @@ class LSTM(Recurrent[LSTMState]):
         "sigmoid", "relu", "softsign", "softplus", ("affine", alpha, beta) alpha x + beta, ("leakyrelu", alpha),
         ("thresholdedrelu", alpha), ("scaledtanh", alpha, beta) alpha tanh(beta x), ("hardsigmoid", alpha, beta),
         ("elu", alpha).
+    layer_norm : which layer normalisation (Ba et al. 2016), N(v) = (v - mean v) / sqrt(variance v + eps), there is; the
+        three are different functions:
+        "gate" (TFLite), of each gate by itself, eps 1e-8: a_k = gamma_k * N(W_ik x_t + W_hk h + w_ck * c) + b_k.
+        weight_norm_l{k} (4H,) has the gammas; of the biases only bias_ih is there, b.
+        "joint" (haste), of each product over all four gates, eps 1e-5: a = gamma_x * N(W_ih x_t) + gamma_h * N(W_hh h)
+        + b, and of what comes out: h_t = o * tanh(gamma_c * N(c_t) + beta_c). weight_norm_ih_l{k}, weight_norm_hh_l{k}
+        (4H,), weight_norm_c_l{k}, bias_norm_c_l{k} (H,), and b is bias_ih.
+        "joint_shift" (DyNet): the same with gamma_x * N(W_ih x_t) + beta_x and gamma_h * N(W_hh h) + beta_h,
+        bias_norm_ih_l{k}, bias_norm_hh_l{k} (4H,).
+        The gammas start at 1, betas and biases at 0. Only "gate" can have peepholes or coupled gates.
     grad_clip : a number: in `backward`, what goes back from each step to the one before, dh and dc, is limited to
         -grad_clip ... grad_clip. None: no limit.
     merge : what becomes of the two directions' outputs: "concat" side by side (D*H), "sum", "mul" or "mean" (H), or
@@ -1000,6 +1010,7 @@ class LSTM(Recurrent[LSTMState]):
         cell_clip: float | None = None,
         proj_clip: float | None = None,
         activations: Sequence[Activation] = LSTM_ACTIVATIONS,
+        layer_norm: str | None = None,
         grad_clip: float | None = None,
         merge: str | None = "concat",
         zoneout: tuple[float, float] = NO_ZONEOUT,
@@ -1013,8 +1024,18 @@ class LSTM(Recurrent[LSTMState]):
     ):
         self.peephole = check.boolean("peephole", peephole)
         self._has_optional = self.peephole
+        self.layer_norm = None if layer_norm is None else check.choice("layer_norm", layer_norm, _options.LAYER_NORMS)
         given = {"activations": activations, "coupled": coupled, "clip": clip, "cell_clip": cell_clip}
-        chosen = _options.of("lstm", given | {"proj_clip": proj_clip})
+        if self.layer_norm is not None:
+            self._prefix, self._family = "cell", f"lstm_norm_{self.layer_norm}"
+            self._starts = _options.NORM_STARTS
+        if self.layer_norm in ("joint", "joint_shift"):
+            why = f"since the norm of layer_norm={self.layer_norm!r} is over the products of all four gates"
+            if self.peephole:
+                raise ValueError(f"peephole: expected False, {why}, in which c has no place")
+            if coupled is not None:
+                raise ValueError(f"coupled: expected None, {why}, also of one that is not used; got {coupled!r}")
+        chosen = _options.of(self._family, given | {"proj_clip": proj_clip})
         self.coupled, self.clip, self.cell_clip = chosen.coupled, chosen.clip, chosen.cell_clip
         self.proj_size, self.proj_clip = check.integer("proj_size", proj_size, 0, check.MOST), chosen.proj_clip
         H = check.integer("hidden_size", hidden_size, 1, check.MOST)
@@ -1056,6 +1077,10 @@ class GRU(Recurrent[np.ndarray]):
 
     reset_after : whether the reset gate acts after the recurrent product or before it.
     clip, activations : as in `LSTM`; of the gates and the candidate n.
+    layer_norm : "joint" (haste, Ba et al. 2016): of each product over all three gates, with eps 1e-5. In place of
+        W_ih x_t + b_ih and W_hh h + b_hh there are gamma_x * N(W_ih x_t) + b_ih and gamma_h * N(W_hh h) + b_hh, with
+        N(v) = (v - mean v) / sqrt(variance v + eps). weight_norm_ih_l{k}, weight_norm_hh_l{k} (3H,) are the gammas,
+        which start at 1, the biases at 0. It needs reset_after=True.
 
     The other arguments are those of `LSTM`. Weights as there, with 3H rows in the order r, z, n. A state is the array
     h.
@@ -1082,6 +1107,7 @@ class GRU(Recurrent[np.ndarray]):
         bias: bool = True,
         clip: float | None = None,
         activations: Sequence[Activation] = GRU_ACTIVATIONS,
+        layer_norm: str | None = None,
         grad_clip: float | None = None,
         merge: str | None = "concat",
         zoneout: tuple[float, float] = NO_ZONEOUT,
@@ -1095,6 +1121,12 @@ class GRU(Recurrent[np.ndarray]):
     ):
         self.reset_after = check.boolean("reset_after", reset_after)
         self._family = f"gru_reset_{'after' if self.reset_after else 'before'}"
+        self.layer_norm = None if layer_norm is None else check.choice("layer_norm", layer_norm, ("joint",))
+        if self.layer_norm is not None:
+            if not self.reset_after:
+                why = "where the reset gate acts between two products, and there is not one to normalise for all gates"
+                raise ValueError(f"layer_norm: expected None with reset_after=False, {why}, got {layer_norm!r}")
+            self._prefix, self._family, self._starts = "cell", "gru_norm", _options.NORM_STARTS
         chosen = _options.of(self._family, {"activations": activations, "clip": clip})
         self.clip, self.activations = chosen.clip, tuple(activation.entry for activation in chosen.activations)
         super().__init__(

@@ -43,6 +43,7 @@ arguments raise TypeError or ValueError, naming the argument, before anything ha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,7 +123,7 @@ class _Masked(NamedTuple):
     mask: Array  # (B, inputs)
 
 
-def _linear(x: Array, W: Array | _Masked, b: Array) -> Array:
+def _linear(x: Array, W: Array | _Masked, b: Array | float) -> Array:
     """a = W x + b for every row x: (B, inputs) -> (B, outputs)."""
     if isinstance(W, _Masked):
         return _linear(W.mask * x, W.W, b)
@@ -1009,7 +1010,190 @@ def _jordan(options: _options.Options) -> _Cell:
     return _projected(inner, _Activation(output, None))._replace(name=f"jordan {options}", form=FORMS["jordan"])
 
 
-_MORE = {
+# Layer normalisation (Ba et al. 2016): N(a) = (a - mean a) / sqrt(variance a + eps), over the elements of each row.
+
+
+class _Norm:
+    """N(a) as `value`, and its way back."""
+
+    def __init__(self, a: Array, eps: float):
+        away = a - a.mean(axis=1, keepdims=True)
+        self._scale = 1 / np.sqrt((away**2).mean(axis=1, keepdims=True) + eps)
+        self.value = away * self._scale
+
+    def backward(self, d: Array) -> Array:
+        """The gradient at a from that at N(a)."""
+        along = (d * self.value).mean(axis=1, keepdims=True)
+        return np.asarray(self._scale * (d - d.mean(axis=1, keepdims=True) - self.value * along))
+
+
+# LSTM with a norm of each gate by itself (TFLite), a being the pre-activations of lstm_any without biases:
+#
+#     a_k = gamma_k * N(W_ik x_t + W_hk h + p_k * c) + b_k      for k = i, f, g, o; there is no p_g, and p_o sees c_t
+
+
+def _lstm_norm_gate(options: _options.Options) -> _Cell:
+    gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations[:2])
+    output = _Activation(options.activations[2], None)
+    coupled, limit, eps = options.coupled, options.cell_clip, 1e-8
+
+    def two_gates(a_i: Array, a_f: Array) -> Arrays:
+        i, f = gate(a_i), gate(a_f)
+        return (i, 1 - i) if coupled == "f=1-i" else (1 - f, f) if coupled == "i=1-f" else (i, f)
+
+    def peepholes(weights: Arrays) -> Any:
+        return weights[5:8] if len(weights) > 5 else (0, 0, 0)
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        h, c = state
+        W_ih, W_hh, b, _, gamma = weights[:5]
+        p_i, p_f, p_o = peepholes(weights)
+        b_i, b_f, b_g, b_o = b.reshape(4, -1)
+        gamma_i, gamma_f, gamma_g, gamma_o = gamma.reshape(4, -1)
+        s_i, s_f, s_g, s_o = _gates(_linear(x_t, W_ih, 0) + _linear(h, W_hh, 0), 4)
+        s_i = s_i + p_i * c
+        s_f = s_f + p_f * c
+        a_i = gamma_i * _Norm(s_i, eps).value + b_i
+        a_f = gamma_f * _Norm(s_f, eps).value + b_f
+        a_g = gamma_g * _Norm(s_g, eps).value + b_g
+        i, f = two_gates(a_i, a_f)
+        c_t = _clip(limit, f * c + i * candidate(a_g))
+        s_o = s_o + p_o * c_t
+        a_o = gamma_o * _Norm(s_o, eps).value + b_o
+        return (gate(a_o) * output(c_t), c_t), (a_i, a_f, a_g, a_o, s_i, s_f, s_g, s_o)
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays
+    ) -> tuple[Array, Arrays, Any]:
+        (dh_t, dc_t), (h, c), (a_i, a_f, a_g, a_o, *s) = dstate_t, state, saved
+        W_ih, W_hh, _, _, gamma = weights[:5]
+        p_i, p_f, p_o = peepholes(weights)
+        gamma_i, gamma_f, gamma_g, gamma_o = gamma.reshape(4, -1)
+        n_i, n_f, n_g, n_o = (_Norm(s_k, eps) for s_k in s)
+        i, f = two_gates(a_i, a_f)
+        g, o = candidate(a_g), gate(a_o)
+        c_whole = f * c + i * g
+        c_t = _clip(limit, c_whole)
+        da_o = gate.backward(a_o, dh_t * output(c_t))
+        ds_o = n_o.backward(gamma_o * da_o)
+        dc_t = _clip_backward(limit, c_whole, dc_t + output.backward(c_t, dh_t * o) + p_o * ds_o)
+        di = dc_t * g
+        df = dc_t * c
+        if coupled == "f=1-i":
+            di, df = di - df, 0 * df
+        if coupled == "i=1-f":
+            di, df = 0 * di, df - di
+        da_i = gate.backward(a_i, di)
+        da_f = gate.backward(a_f, df)
+        da_g = candidate.backward(a_g, dc_t * i)
+        ds_i = n_i.backward(gamma_i * da_i)
+        ds_f = n_f.backward(gamma_f * da_f)
+        ds_g = n_g.backward(gamma_g * da_g)
+        da = np.concatenate([da_i, da_f, da_g, da_o], axis=1)
+        ds = np.concatenate([ds_i, ds_f, ds_g, ds_o], axis=1)
+        dx_t, dW_ih, _ = _linear_backward(ds, x_t, W_ih)
+        dh, dW_hh, _ = _linear_backward(ds, h, W_hh)
+        dgamma = (da * np.concatenate([n.value for n in (n_i, n_f, n_g, n_o)], axis=1)).sum(axis=0)
+        dp = [(ds_k * seen).sum(axis=0) for ds_k, seen in ((ds_i, c), (ds_f, c), (ds_o, c_t))]
+        dc = dc_t * f + p_i * ds_i + p_f * ds_f
+        return dx_t, (dh, dc), (dW_ih, dW_hh, da.sum(axis=0), None, dgamma, *dp[: len(weights) - 5])
+
+    return _Cell(f"lstm_norm_gate {options}", FORMS["lstm_norm_gate"], step, step_backward, options)
+
+
+# LSTM with a norm of each product over all gates together, and one of c_t on its way out (haste). DyNet's norms of the
+# products have shifts beta besides:
+#
+#     a   = b + gamma_x * N(W_ih x_t) [+ beta_x] + gamma_h * N(W_hh h) [+ beta_h]       in blocks a_i, a_f, a_g, a_o
+#     c_t = cell_clip(f * c + i * g)
+#     h_t = o * output(gamma_c * N(c_t) + beta_c)
+
+
+def _lstm_norm_joint(family: str, options: _options.Options) -> _Cell:
+    gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations[:2])
+    output = _Activation(options.activations[2], None)
+    limit, eps = options.cell_clip, 1e-5
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        h, c = state
+        W_ih, W_hh, b, _, gamma_x, gamma_h, gamma_c, beta_c, *shifts = weights
+        n_x, n_h = _Norm(_linear(x_t, W_ih, 0), eps), _Norm(_linear(h, W_hh, 0), eps)
+        a = gamma_x * n_x.value + gamma_h * n_h.value + b
+        for beta in shifts:
+            a = a + beta
+        a_i, a_f, a_g, a_o = _gates(a, 4)
+        c_whole = gate(a_f) * c + gate(a_i) * candidate(a_g)
+        c_t = _clip(limit, c_whole)
+        n_c = _Norm(c_t, eps)
+        h_t = gate(a_o) * output(gamma_c * n_c.value + beta_c)
+        return (h_t, c_t), (a_i, a_f, a_g, a_o, c_whole, n_x, n_h, n_c)  # type: ignore[return-value]
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Any
+    ) -> tuple[Array, Arrays, Any]:
+        (dh_t, dc_t), (h, c), (a_i, a_f, a_g, a_o, c_whole, n_x, n_h, n_c) = dstate_t, state, saved
+        W_ih, W_hh, _, _, gamma_x, gamma_h, gamma_c, beta_c, *shifts = weights
+        m = gamma_c * n_c.value + beta_c
+        dm = output.backward(m, dh_t * gate(a_o))
+        dc_t = _clip_backward(limit, c_whole, dc_t + n_c.backward(gamma_c * dm))
+        da_i = gate.backward(a_i, dc_t * candidate(a_g))
+        da_f = gate.backward(a_f, dc_t * c)
+        da_g = candidate.backward(a_g, dc_t * gate(a_i))
+        da_o = gate.backward(a_o, dh_t * output(m))
+        da = np.concatenate([da_i, da_f, da_g, da_o], axis=1)
+        dx_t, dW_ih, _ = _linear_backward(n_x.backward(gamma_x * da), x_t, W_ih)
+        dh, dW_hh, _ = _linear_backward(n_h.backward(gamma_h * da), h, W_hh)
+        db = da.sum(axis=0)
+        dgammas = ((d * n.value).sum(axis=0) for d, n in ((da, n_x), (da, n_h), (dm, n_c)))
+        dweights = (dW_ih, dW_hh, db, None, *dgammas, dm.sum(axis=0), *(db for _ in shifts))
+        return dx_t, (dh, dc_t * gate(a_f)), dweights
+
+    return _Cell(f"{family} {options}", FORMS[family], step, step_backward, options)
+
+
+# GRU with a norm of each product over all gates together (haste), the reset gate behind the norm:
+#
+#     x_k = gamma_x * N(W_ih x_t) + b     h_k = gamma_h * N(W_hh h) + b_h      each in blocks r, z, n
+#     r = gate(clip(x_r + h_r))    z = gate(clip(x_z + h_z))    n = candidate(clip(x_n + r * h_n))
+#     h_t = (1 - z) * n + z * h
+
+
+def _gru_norm(options: _options.Options) -> _Cell:
+    gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations)
+    eps = 1e-5
+
+    def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
+        (h,) = state
+        W_ih, W_hh, b, b_h, gamma_x, gamma_h = weights
+        n_x, n_h = _Norm(_linear(x_t, W_ih, 0), eps), _Norm(_linear(h, W_hh, 0), eps)
+        x_r, x_z, x_n = _gates(gamma_x * n_x.value + b, 3)
+        h_r, h_z, h_n = _gates(gamma_h * n_h.value + b_h, 3)
+        a_r = x_r + h_r
+        a_z = x_z + h_z
+        a_n = x_n + gate(a_r) * h_n
+        z, n = gate(a_z), candidate(a_n)
+        return ((1 - z) * n + z * h,), (a_r, a_z, a_n, h_n, n_x, n_h)  # type: ignore[return-value]
+
+    def step_backward(
+        dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Any
+    ) -> tuple[Array, Arrays, Arrays]:
+        (dh_t,), (h,), (a_r, a_z, a_n, h_n, n_x, n_h) = dstate_t, state, saved
+        W_ih, W_hh, _, _, gamma_x, gamma_h = weights
+        r, z, n = gate(a_r), gate(a_z), candidate(a_n)
+        da_n = candidate.backward(a_n, dh_t * (1 - z))
+        da_r = gate.backward(a_r, da_n * h_n)
+        da_z = gate.backward(a_z, dh_t * (h - n))
+        dx_k = np.concatenate([da_r, da_z, da_n], axis=1)
+        dh_k = np.concatenate([da_r, da_z, da_n * r], axis=1)
+        dx_t, dW_ih, _ = _linear_backward(n_x.backward(gamma_x * dx_k), x_t, W_ih)
+        dh, dW_hh, _ = _linear_backward(n_h.backward(gamma_h * dh_k), h, W_hh)
+        dgamma_x, dgamma_h = ((d * n_k.value).sum(axis=0) for d, n_k in ((dx_k, n_x), (dh_k, n_h)))
+        return dx_t, (dh + dh_t * z,), (dW_ih, dW_hh, dx_k.sum(axis=0), dh_k.sum(axis=0), dgamma_x, dgamma_h)
+
+    return _Cell(f"gru_norm {options}", FORMS["gru_norm"], step, step_backward, options)
+
+
+_MORE: dict[str, Callable[[_options.Options], _Cell]] = {
     "jordan": _jordan,
     "indrnn": _indrnn,
     "sru": _sru,
@@ -1024,6 +1208,10 @@ _MORE = {
     "cfc_pure": _cfc_pure,
     "slstm": _slstm,
     "augru_reset_before": _augru_before,
+    "lstm_norm_gate": _lstm_norm_gate,
+    "lstm_norm_joint": partial(_lstm_norm_joint, "lstm_norm_joint"),
+    "lstm_norm_joint_shift": partial(_lstm_norm_joint, "lstm_norm_joint_shift"),
+    "gru_norm": _gru_norm,
 }
 
 
@@ -1819,13 +2007,23 @@ def _lstm(
     """The plain cell, unless something else is asked for or the weights come with peepholes or a projection."""
     given = {"activations": activations, "coupled": coupled, "clip": clip, "cell_clip": cell_clip}
     options = _options.of("lstm", given | {"proj_clip": proj_clip})
-    names: Any = ()
-    if isinstance(weights, (tuple, list)) and weights and isinstance(weights[0], (tuple, list)):
-        names = FORMS["lstm"].names(len(weights[0])) or ()
+    names = _names("lstm", weights)
     cell = _lstm_any(options) if len(names) > 4 or options != _options.PLAIN["lstm"] else _LSTM
-    if "weight_hr" in names:
-        return _projected(cell, _Activation(_options.Chosen("affine", 1.0, 0.0), proj_clip))
-    return cell
+    return _maybe_projected(cell, names, proj_clip)
+
+
+def _names(family: str, weights: Any) -> tuple[str, ...]:
+    """Of the arrays in a direction's weights, as far as they look like that."""
+    if isinstance(weights, (tuple, list)) and weights and isinstance(weights[0], (tuple, list)):
+        return FORMS[family].names(len(weights[0])) or ()
+    return ()
+
+
+def _maybe_projected(cell: _Cell, names: Sequence[str], proj_clip: float | None) -> _Cell:
+    """The LSTM whose weights have these names."""
+    if "weight_hr" not in names:
+        return cell
+    return _projected(cell, _Activation(_options.Chosen("affine", 1.0, 0.0), proj_clip))
 
 
 def _gru(reset_after: bool, activations: Sequence[Activation], clip: float | None) -> _Cell:
@@ -1846,9 +2044,10 @@ def _cell(cell: str, weights: Any, options: dict[str, Any]) -> _Cell:
     chosen = _options.of(family, options)
     if family == "lstm":
         return _lstm(weights, *(options.get(name, default) for name, default in _LSTM_DEFAULTS.items()))
-    if family.startswith("gru"):
+    if family.startswith("gru_reset"):
         return _gru(family == "gru_reset_after", options.get("activations", GRU_ACTIVATIONS), chosen.clip)
-    return _MORE[family](chosen)
+    made = _MORE[family](chosen)
+    return _maybe_projected(made, _names(family, weights), chosen.proj_clip) if family.startswith("lstm") else made
 
 
 _LSTM_DEFAULTS = {"activations": LSTM_ACTIVATIONS, "coupled": None, "clip": None, "cell_clip": None, "proj_clip": None}

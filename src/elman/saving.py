@@ -77,8 +77,8 @@ KINDS = {
     kind.cls.__name__: kind
     for kind in (
         _recurrent(RNN, "rnn", *_LATER, "leak"),
-        _recurrent(LSTM, "lstm", *_LATER, "peephole", "coupled", "cell_clip", "proj_size", "proj_clip"),
-        _recurrent(GRU, "gru_reset_after", *_LATER),
+        _recurrent(LSTM, "lstm", *_LATER, "peephole", "coupled", "cell_clip", "proj_size", "proj_clip", "layer_norm"),
+        _recurrent(GRU, "gru_reset_after", *_LATER, "layer_norm"),
         _recurrent(Jordan, "jordan"),
         _recurrent(IndRNN, "indrnn"),
         _recurrent(SRU, "sru"),
