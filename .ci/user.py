@@ -90,4 +90,46 @@ elman.save(path, model)
 assert np.array_equal(elman.load(path).predict(sequences), model.predict(sequences))
 assert elman.diagnostics.spectral_radius(gru) is not None
 
+# Training that goes on, rates by step, probabilities.
+elman.save_checkpoint(path, model, history.optimizer, 20)
+model, adam, epoch = elman.load_checkpoint(path)
+warm_up = elman.schedules.LinearWarmup(0.02, total_iters=30)
+history = model.fit(
+    sequences, labels, loss="softmax_cross_entropy", optimizer=adam, initial_epoch=epoch, epochs=22, lr=warm_up,
+    lr_interval="step", verbose=0, callbacks=[elman.Checkpoint(path, save_best_only=False, optimizer=adam)],
+)  # fmt: skip
+assert adam.steps == 22 and history.history["lr"][-1] == warm_up(21) and elman.load_checkpoint(path)[2] == 22
+p = model.predict_proba(sequences)
+assert isinstance(p, np.ndarray) and np.allclose(p, elman.softmax(model.predict(sequences)), atol=1e-6)
+assert np.allclose(elman.log_softmax(logits), np.log(elman.softmax(logits)), atol=1e-5)
+both = elman.Pooling("last", bidirectional=True)
+assert both(lstm(x)[0]).shape == (4, 10)
+
+# An encoder and a decoder.
+attention = elman.AdditiveAttention(8, 8, 4, seed=0)
+context, weights = attention(np.zeros((2, 4, 8), np.float32), np.ones((5, 4, 8), np.float32), return_weights=True)
+assert (
+    context.shape == (2, 4, 8)
+    and np.allclose(weights, 0.2)
+    and elman.DotAttention()(context, context).shape == (2, 4, 8)
+)
+translator = elman.Seq2Seq(
+    [elman.Embedding(5, 4, seed=0), elman.GRU(4, 8, seed=1)],
+    [elman.Embedding(7, 4, seed=2), elman.GRU(4, 8, seed=3)],
+    [elman.Dense(16, 6, seed=4)],
+    attention=attention,
+    start=6,
+    end=5,
+    teacher_forcing=0.9,
+    seed=5,
+)
+words = [np.arange(n) % 5 for n in range(1, 9)]
+history = translator.fit(words, words, loss="softmax_cross_entropy", epochs=2, seed=0, verbose=0)
+assert history.history["loss"][1] < history.history["loss"][0]
+written = translator.predict(words, beam_width=2, max_length=9)
+tokens, scores = translator.decode(np.array([[1], [2]]), beam_width=2, length_penalty=0.5, return_scores=True)
+logits, seq2seq_tape = translator.forward(np.array([[1], [2]]), np.array([[3]]))
+dsource, seq2seq_grads = translator.backward(seq2seq_tape, np.ones_like(logits))
+assert len(written) == 8 and scores.shape == (1,) and seq2seq_grads.keys() == translator.params.keys()
+
 print("elman", elman.__version__, "works with", sorted(m for m in sys.modules if m in ("numpy", "torch", "scipy")))

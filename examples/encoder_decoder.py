@@ -72,7 +72,7 @@ def text(tokens: np.ndarray) -> str:
     return "".join(WRITTEN[token] for token in tokens)
 
 
-def build(hidden: int) -> elman.Seq2Seq:
+def make_model(hidden: int = 64) -> elman.Seq2Seq:
     return elman.Seq2Seq(
         [elman.Embedding(95, 32, seed=0), elman.GRU(32, hidden, bidirectional=True, seed=1)],
         [elman.Embedding(len(WRITTEN) + 2, 32, seed=2), elman.GRU(32, 2 * hidden, seed=3)],
@@ -90,7 +90,7 @@ def draw(model: elman.Seq2Seq, source: str) -> Any:
     x = read(source)[:, None]
     written = model.decode(x)[0]
     _, weights = model(x, written[:, None], return_weights=True)
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     ax = figure.subplots()
     ax.imshow(weights[:, 0], cmap="Greys", vmin=0)
     ax.set_xticks(range(len(source)), list(source))
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     sources, dates = make_dates(4000 if quick else 20000, False, rng)
     test_sources, test_dates = make_dates(300 if quick else 4000, True, rng)
 
-    model = build(32 if quick else 64)
+    model = make_model(32 if quick else 64)
     model.fit(
         [read(source) for source in sources],
         [tokens(date) for date in dates],
@@ -127,8 +127,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         print(f"  {source:30} {w}{'' if w == date else f', should be {date}'}")
     print(f"{time.perf_counter() - start:.0f} s")
     if options.plot:
-        draw(model, "Monday, 3 May 1999").savefig(options.plot, dpi=120)
-        print(f"drawn into {options.plot}")
+        draw(model, "Monday, 3 May 1999").savefig(options.plot, dpi=100)
     return {"exact": right}
 
 

@@ -1,6 +1,6 @@
 """Forecasting: the sunspots of the next five years, from the 33 years before.
 
-    python examples/forecasting.py [--quick] [--validate]
+    python examples/forecasting.py [--quick] [--validate] [--plot forecasting.png]
 
 The data are the yearly sunspot numbers of 1700 to 2008 that statsmodels ships. Five GRUs learn from the years before
 1957, and the mean of their forecasts is compared, for 1957 to 2008, with what needs no model: the last year's number
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +34,38 @@ def read_sunspots() -> tuple[np.ndarray, np.ndarray]:
     return table["YEAR"].to_numpy(int), table["SUNACTIVITY"].to_numpy(float)
 
 
+def make_windows(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every PAST years (N, PAST, 1), and the AHEAD years that follow them (N, AHEAD)."""
+    windows = np.lib.stride_tricks.sliding_window_view(numbers.astype(np.float32), PAST + AHEAD)
+    return windows[:, :PAST, None], windows[:, PAST:]
+
+
+def make_model(seed: int = 0) -> elman.Sequential:
+    return elman.Sequential([elman.GRU(1, 16, seed=seed), elman.Pooling("last"), elman.Dense(16, AHEAD, seed=seed)])
+
+
+def draw(years: np.ndarray, truth: np.ndarray, found: dict[str, np.ndarray], errors: dict[str, np.ndarray]) -> Any:
+    """The figure: what was forecast AHEAD years before, and the mean error by the years ahead."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    left.fill_between(years, truth, color="lightgray", label="truth")
+    for name, forecast in found.items():
+        style = "-" if name == "network" else ":"
+        left.plot(years, forecast[:, -1], style, label=f"{name}, {AHEAD} years before")
+        right.plot(range(1, AHEAD + 1), errors[name], style, marker=".", label=name)
+    left.set(xlabel="year", ylabel="sunspots", ylim=(0, 300))
+    left.legend(fontsize=7, ncols=2)
+    right.set(xlabel="years ahead", ylabel="mean absolute error", ylim=(0, None))
+    return figure
+
+
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description="forecasting: sunspots, five years ahead")
     parser.add_argument("--quick", action="store_true", help="one network and fewer epochs, in a second")
     parser.add_argument("--validate", action="store_true", help="forecast 1906 to 1956 instead")
+    parser.add_argument("--plot", metavar="FILE", help="draw the forecasts into this file (needs matplotlib)")
     options = parser.parse_args(arguments)
     networks, epochs = (1, 30) if options.quick else (5, 50)
     first, last = (1906, 1956) if options.validate else (1957, 2008)
@@ -46,15 +75,13 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     # Roots swing more evenly than the numbers; mean and deviation are those of the training years.
     roots = np.sqrt(sunspots)
     mean, deviation = roots[years < first].mean(), roots[years < first].std()
-    windows = np.lib.stride_tricks.sliding_window_view(((roots - mean) / deviation).astype(np.float32), PAST + AHEAD)
-    x, y = windows[:, :PAST, None], windows[:, PAST:]
+    x, y = make_windows((roots - mean) / deviation)
     begins, ends = years[PAST : PAST + len(x)], years[PAST + AHEAD - 1 :]  # of the forecasts
     training, test = ends < first, (begins >= first) & (ends <= last)
 
     forecasts = []
     for seed in range(networks):
-        gru, head = elman.GRU(1, 16, seed=seed), elman.Dense(16, AHEAD, seed=seed)
-        model = elman.Sequential([gru, elman.Pooling("last"), head])
+        model = make_model(seed)
         model.fit(
             x[training],
             y[training],
@@ -79,6 +106,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     for name, by_year in errors.items():
         print(f"{name:16}" + "".join(f"{error:7.1f}" for error in (*by_year, by_year.mean())))
     print(f"{time.perf_counter() - start:.1f} s")
+    if options.plot:
+        draw(ends[test], numbers[:, -1], found, errors).savefig(options.plot, dpi=100)
     return {name: float(by_year.mean()) for name, by_year in errors.items()}
 
 

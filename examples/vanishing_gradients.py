@@ -84,7 +84,7 @@ def draw(found: dict[str, tuple[np.ndarray, diagnostics.MemoryLength]]) -> Any:
     """The figure: gradients on the left, memories on the right."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     diagnostics.GradientNorms({name: norms for name, (norms, _) in found.items()}).plot(left)
     left.set_ylim(1e-16, 1e9)
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None, seeds: int = 10) -> None:
         print(f"{what:18}{sum(error < 0.01 for error in errors)} times   largest gradient {max(largest):.2g}")
 
     if options.plot:
-        draw(found).savefig(options.plot, dpi=120)
+        draw(found).savefig(options.plot, dpi=100)
         print(f"\ndrawn into {options.plot}")
 
 

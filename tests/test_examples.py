@@ -1,7 +1,10 @@
 """The examples run, learn, and compare themselves with baselines that are right."""
 
+import contextlib
 import datetime
+import functools
 import importlib.util
+import io
 import math
 import sys
 from pathlib import Path
@@ -21,17 +24,25 @@ def load(name):
     return module
 
 
-def quick(name, capsys):
-    """What main(["--quick"]) returns, and what it prints."""
-    results = load(name).main(["--quick"])
-    printed = capsys.readouterr().out
+@functools.cache
+def quick(name):
+    """What main(["--quick"]) returns and prints, and, with matplotlib, the figures it saves with the options. Each
+    example is run once for all tests."""
+    arguments, drawn = ["--quick"], []
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        if importlib.util.find_spec("matplotlib"):
+            from matplotlib.figure import Figure
+
+            patch.setattr(Figure, "savefig", lambda self, *args, **options: drawn.append((self, options)))
+            arguments += ["--plot", "picture.png"]
+        results = load(name).main(arguments)
     assert results and all(math.isfinite(value) for value in results.values())
-    assert "nan" not in printed.split()
-    return results, printed
+    assert "nan" not in printed.getvalue().split()
+    return results, printed.getvalue(), drawn
 
 
-def test_one_to_many(capsys):
-    results, printed = quick("one_to_many", capsys)
+def test_one_to_many():
+    results, printed, _ = quick("one_to_many")
     assert results["perplexity"] < 0.9 * results["bigram_perplexity"] < 0.9 * 28  # 28: of a guess
     for line in printed.splitlines():
         if "->" in line:  # "  g -> get, getter"
@@ -39,12 +50,12 @@ def test_one_to_many(capsys):
             assert all(name.startswith(first) and name.isidentifier() for name in names.split(", "))
 
 
-def test_one_to_many_is_the_same_with_one_thread(capsys):
+def test_one_to_many_is_the_same_with_one_thread_and_without_a_picture(capsys):
     with elman.threads(1):
-        alone, printed_alone = quick("one_to_many", capsys)
-    results, printed = quick("one_to_many", capsys)
+        alone = load("one_to_many").main(["--quick"])
+    results, printed, _ = quick("one_to_many")
     assert results == alone
-    assert printed.splitlines()[:-1] == printed_alone.splitlines()[:-1]  # the last one has the seconds
+    assert printed.splitlines()[:-1] == capsys.readouterr().out.splitlines()[:-1]  # the last one has the seconds
 
 
 def test_letter_pairs_are_counted():
@@ -55,14 +66,14 @@ def test_letter_pairs_are_counted():
     assert one_to_many.bigram_perplexity([name], [name]) == pytest.approx(29 / 2)
 
 
-def test_many_to_one(capsys):
+def test_many_to_one():
     pytest.importorskip("sklearn")
-    results, _ = quick("many_to_one", capsys)
+    results, _, _ = quick("many_to_one")
     assert 0.8 < results["accuracy"] <= 1
 
 
-def test_many_to_many(capsys):
-    results, _ = quick("many_to_many", capsys)
+def test_many_to_many():
+    results, _, _ = quick("many_to_many")
     assert results["majority"] < 0.5 and 0.8 < results["accuracy"] <= 1
 
 
@@ -81,13 +92,11 @@ def test_characters_are_tagged(tmp_path):
     assert set(tags[len(source) :]) == {"comment"}
 
 
-def test_encoder_decoder(capsys, tmp_path):
-    pytest.importorskip("matplotlib")
-    results = load("encoder_decoder").main(["--quick", "--plot", str(tmp_path / "attention.png")])
+def test_encoder_decoder():
+    results, printed, _ = quick("encoder_decoder")
     assert 0.9 < results["exact"] <= 1
-    assert (tmp_path / "attention.png").stat().st_size > 5000
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 11 and printed[0].startswith("learned from 4000 dates; of 300 others ")
+    printed = printed.splitlines()
+    assert len(printed) == 10 and printed[0].startswith("learned from 4000 dates; of 300 others ")
 
 
 def test_dates_are_written_as_people_do():
@@ -110,15 +119,15 @@ def test_dates_are_written_as_people_do():
     assert all(0 <= dates.read(text).min() and dates.read(text).max() < 95 for text in x)
 
 
-def test_forecasting(capsys):
+def test_forecasting():
     pytest.importorskip("statsmodels")
-    results, _ = quick("forecasting", capsys)
+    results, _, _ = quick("forecasting")
     assert 5 < results["network"] < 0.9 * results["seasonal naive"] < results["naive"]
 
 
-def test_the_forecasts_without_a_model_are_what_they_say(capsys):
+def test_the_forecasts_without_a_model_are_what_they_say():
     pytest.importorskip("statsmodels")
-    results, _ = quick("forecasting", capsys)
+    results, _, _ = quick("forecasting")
     years, sunspots = load("forecasting").read_sunspots()
     number = dict(zip(years, sunspots))
     naive, seasonal = [], []
@@ -130,20 +139,68 @@ def test_the_forecasts_without_a_model_are_what_they_say(capsys):
     assert results["seasonal naive"] == pytest.approx(np.mean(seasonal))
 
 
-def test_beginners(capsys):
+def test_beginners():
     pytest.importorskip("sklearn")
-    results, _ = quick("beginners", capsys)
+    results, _, _ = quick("beginners")
     assert set(results) == {"SimpleRNN(64, relu)", "LSTM(64, relu)"}
     assert all(0.75 < accuracy <= 1 for accuracy in results.values())
 
 
+def test_japanese_vowels():
+    pytest.importorskip("sktime")
+    results, _, _ = quick("japanese_vowels")
+    assert 1 / 9 < results["first_step"] < 0.8 < results["accuracy"] <= 1
+
+
+def test_the_utterances_are_ragged():
+    pytest.importorskip("sktime")
+    x, speakers = load("japanese_vowels").read_utterances("train")
+    assert len(x) == len(speakers) == 270 and set(speakers) == set(range(1, 10))
+    assert {a.shape[1] for a in x} == {12} and min(map(len, x)) == 7 and max(map(len, x)) == 26
+    assert all(np.isfinite(a).all() for a in x)
+
+
+@pytest.mark.parametrize(
+    "name, package, axes",
+    [
+        ("one_to_many", None, 2),
+        ("many_to_one", "sklearn", 7),
+        ("japanese_vowels", "sktime", 2),
+        ("many_to_many", None, 1),
+        ("forecasting", "statsmodels", 2),
+        ("beginners", "sklearn", 2),
+        ("encoder_decoder", None, 1),
+    ],
+)
+def test_pictures(name, package, axes):
+    """The picture has something in it and is small."""
+    pytest.importorskip("matplotlib")
+    if package:
+        pytest.importorskip(package)
+    ((picture, options),) = quick(name)[2]
+    assert picture.get_figwidth() * options["dpi"] == 800 and picture.get_figheight() * options["dpi"] <= 450
+    assert len(picture.axes) == axes and any(ax.lines or ax.texts or ax.images for ax in picture.axes)
+
+
+def test_a_picture_is_a_small_file(tmp_path):
+    pytest.importorskip("matplotlib")
+    ((picture, options),) = quick("encoder_decoder")[2]
+    picture.savefig(tmp_path / "attention.png", **options)
+    assert 5000 < (tmp_path / "attention.png").stat().st_size < 60_000
+
+
 @pytest.mark.parametrize(
     "name, package",
-    [("many_to_one", "sklearn.datasets"), ("beginners", "sklearn.datasets"), ("forecasting", "statsmodels.datasets")],
+    [
+        ("many_to_one", "sklearn.datasets"),
+        ("beginners", "sklearn.datasets"),
+        ("forecasting", "statsmodels.datasets"),
+        ("japanese_vowels", "sktime.datasets"),
+    ],
 )
 def test_a_missing_package_is_named(name, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package.split(".")[0], None)
     monkeypatch.setitem(sys.modules, package, None)
-    install = {"sklearn": "scikit-learn", "statsmodels": "statsmodels"}[package.split(".")[0]]
+    install = {"sklearn": "scikit-learn"}.get(package.split(".")[0], package.split(".")[0])
     with pytest.raises(SystemExit, match=f"{name}.py needs {install} for its data: pip install {install}"):
         load(name).main(["--quick"])

@@ -60,6 +60,13 @@ def test_gradient_by_central_differences(shape, reduction):
     check_gradient(lambda x: softmax_cross_entropy(x, targets, reduction=reduction), logits)
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "class_weights": np.arange(70) / 35}])
+def test_gradient_with_many_classes(options):
+    """They are not turned to the front, as few are (losses.FEW)."""
+    logits, targets = case((3,), 70, seed=1)
+    check_gradient(lambda x: softmax_cross_entropy(x, targets, **options), logits)
+
+
 @pytest.mark.parametrize("dtype, rtol", [(np.float32, 2e-6), (np.float64, 1e-13)])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_against_pytorch(dtype, rtol, reduction):

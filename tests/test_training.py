@@ -98,6 +98,15 @@ def test_truncated_backpropagation_carries_the_state():
     assert pieces > 0.5
 
 
+def test_tbptt_takes_targets_without_the_axis_of_one_number():
+    x, results = draw(6, 7, 2), []
+    for y in (x.sum(axis=2), x.sum(axis=2, keepdims=True)):
+        model = Sequential([GRU(2, 4, seed=0), Dense(4, 1, seed=1)])
+        results.append((model, model.fit(x, y, loss="huber", tbptt=3, **QUIET).history))
+    (model, history), (other, other_history) = results
+    assert same(model, other) and history == other_history
+
+
 def test_without_a_time_axis_and_for_one_number():
     x = draw(200, 3, dtype="f8")
     y = x @ [1.0, -2.0, 0.5] + 3  # (N,), though the model gives (N, 1)

@@ -14,7 +14,7 @@ __all__ = ["Callback", "Checkpoint", "EarlyStopping"]
 
 
 class Callback:
-    """What `fit` calls between epochs; override what is needed."""
+    """What `fit` calls between epochs; override what is needed. With `fit(comm=...)` on rank 0 alone."""
 
     def on_train_begin(self, model: Any, initial_epoch: int, names: tuple[str, ...]) -> None:
         """Before the first epoch of a call of `fit`. names : what `logs` will hold."""

@@ -74,8 +74,10 @@ class Dropout:
 
     def _masked(self, a, passed):
         with np.errstate(all="ignore"):
-            result = a * a.dtype.type(1 / (1 - self.p) if self.p < 1 else 0)
-        result[~passed] = 0
+            result = np.asarray(a * a.dtype.type(1 / (1 - self.p) if self.p < 1 else 0))
+        # "And" with ones or zeros: NaN dies too, and it takes a tenth of the time of result[~passed] = 0.
+        bits = result.view(f"i{result.itemsize}")
+        bits &= -passed.astype(bits.dtype)
         return result
 
     def __getstate__(self) -> dict[str, Any]:

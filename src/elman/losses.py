@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 REDUCTIONS = ("mean", "sum")
+FEW = 64  # classes
 
 
 def softmax_cross_entropy(
@@ -315,10 +316,13 @@ def _alignments(log_p, labels, lengths, label_counts, blank):
 def softmax_terms(rows, targets, weights, smoothing):
     """Cross-entropy per row: the losses (N,) in float64, their gradient (N, C) in the dtype of rows, and what the mean
     divides by. targets: classes (N,) as intp, or probabilities (N, C) in float64; weights: None, or (C,)."""
-    peak = rows.max(axis=1, keepdims=True)
-    drows = np.exp(rows - peak)
-    total = drows.sum(axis=1, keepdims=True, dtype=np.float64)
-    drows /= total.astype(drows.dtype)
+    # NumPy takes a short last axis row by row: few classes are turned to the front, and are then three times faster.
+    classes = np.ascontiguousarray(rows.T) if rows.shape[1] < FEW else rows.T
+    peak = classes.max(axis=0)
+    p = np.exp(classes - peak)
+    total = p.sum(axis=0, dtype=np.float64)
+    p /= total.astype(p.dtype)
+    drows = np.ascontiguousarray(p.T)
     count = len(rows)
     integers = targets.ndim == 1
     if integers and weights is not None:
@@ -326,7 +330,7 @@ def softmax_terms(rows, targets, weights, smoothing):
     # In float64 from here on: the difference of two huge float32 logits need not fit float32.
     if integers and not smoothing:
         picked = np.arange(len(rows)), targets
-        losses = np.log(total[:, 0]) - (rows[picked].astype(np.float64) - peak[:, 0])
+        losses = np.log(total) - (rows[picked].astype(np.float64) - peak)
         drows[picked] -= 1
         if weights is not None:
             losses = _product(weights[targets], losses)
@@ -339,7 +343,7 @@ def softmax_terms(rows, targets, weights, smoothing):
     q = q * (1 - smoothing) + smoothing / rows.shape[1]
     if weights is not None:
         q *= weights
-    losses = _product(q, np.log(total) - (rows.astype(np.float64) - peak)).sum(axis=1)
+    losses = _product(q, np.log(total)[:, None] - (rows.astype(np.float64) - peak[:, None])).sum(axis=1)
     return losses, (drows * q.sum(axis=1, keepdims=True) - q).astype(rows.dtype), count
 
 

@@ -61,19 +61,22 @@ class Pooling:
         if self.bidirectional and H % 2:
             raise ValueError(f"x: expected an even number of features, half of each direction, got {H}")
         n = np.full(B, T, np.intp) if ends is None else ends
-        at = None  # (B, H): the step that each output comes from
+        at = None  # the indices (of steps, ...) that y is taken from
         with np.errstate(all="ignore"):
             if self.mode == "mean" or T == 0:
                 inside = ~past_the_ends(n, T)[:, :, None]
                 y = (x.sum(axis=0, dtype=np.float64, where=inside) / np.maximum(n, 1)[:, None]).astype(x.dtype)
             else:
                 if self.mode == "last":
-                    at = np.repeat(np.maximum(n - 1, 0)[:, None], H, axis=1)
+                    at = np.maximum(n - 1, 0), np.arange(B)
                     if self.bidirectional:
-                        at[:, H // 2 :] = 0
+                        steps = np.repeat(at[0][:, None], H, axis=1)
+                        steps[:, H // 2 :] = 0
+                        at = steps, np.arange(B)[:, None], np.arange(H)
                 else:
-                    at = np.where(past_the_ends(n, T)[:, :, None], -np.inf, x).argmax(axis=0)
-                y = np.take_along_axis(x, at[None], axis=0)[0]
+                    largest = np.where(past_the_ends(n, T)[:, :, None], -np.inf, x).argmax(axis=0)
+                    at = largest, np.arange(B)[:, None], np.arange(H)
+                y = x[at]
                 y[n == 0] = 0
         return y if batched else y[0], Tape(self, (x.shape, x.dtype, n, at, batched))
 
@@ -93,5 +96,5 @@ class Pooling:
                 dx[:] = dy / np.maximum(n, 1).astype(dtype)[:, None]
                 dx[past_the_ends(n, len(dx))] = 0
             else:
-                np.put_along_axis(dx, at[None], dy[None], axis=0)
+                dx[at] = dy
         return dx if batched else dx[:, 0], no_weights(grads)

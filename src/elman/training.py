@@ -11,14 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks as check
-from . import losses, optimizers
+from . import _positions, losses, optimizers
 from . import metrics as metrics_module
+from ._distributed import Ranks, checksum, together
 from .activation import softmax
 from .callbacks import Callback
 from .optimizers import clip_grad_norm, clip_grad_value
@@ -78,6 +79,7 @@ class History:
             self.history.setdefault(name, []).append(value)
 
 
+@together
 def fit(
     model: Any,
     x: Data,
@@ -99,6 +101,7 @@ def fit(
     seed: int | None = None,
     initial_epoch: int = 0,
     verbose: int | bool = 1,
+    comm: Any = None,
 ) -> History:
     """Trains the model.
 
@@ -126,6 +129,7 @@ def fit(
         shuffle: a new order in each epoch; False: as given, also if ragged.
         seed: of the order and of dropout, a whole number; None: random.
         verbose: 1 or True: a line per epoch, with a bar where tqdm is installed; 0 or False: silent.
+        comm: to train data-parallel, an mpi4py communicator, `MPI.COMM_WORLD`: see below. None: this process alone.
 
     Returns:
         A History.
@@ -134,12 +138,25 @@ def fit(
     on the seed and its number only, so `fit(epochs=2)` and then `fit(epochs=5, initial_epoch=2)` with the same
     optimizer and seed is `fit(epochs=5)`, bit for bit, unless a callback restored older weights in between.
 
+    With `comm` every rank calls fit with the same arguments, x and y included (an array of `numpy.load(mmap_mode="r")`
+    is read only where it is used). Each batch has batch_size sequences per rank; each rank takes its share, and one
+    Allreduce gives all of them the gradient of the whole batch. So n ranks are one process with n * batch_size, to
+    rounding: weights, loss and metrics, with ragged lengths, class weights, tbptt and a last batch of any size. What is
+    not equal: dropout, whose masks are others (the same ones in each run on n ranks); a loss or metric of one's own
+    that is no mean over sequences or true steps, as which the ranks' values are put together (a `functools.partial` of
+    one of elman's is known). All ranks start with the weights, the optimiser's state and the seed of rank 0 and end
+    with the same weights and history. Bar, lines and callbacks are rank 0's alone: what a callback does to the weights,
+    to `optimizer.lr` and to a Seq2Seq's `teacher_forcing`, and whether it stops, all ranks follow. An error on one rank
+    is raised on all.
+
     Raises:
         TypeError, ValueError: a wrong argument. One that only shows in the loss or in a layer is raised in the first
             step, before the weights change.
         FloatingPointError: the loss or the gradient is NaN or infinite, or the optimiser refuses the step for such a
             reason: at once, before the weights change.
+        ImportError: `comm` without mpi4py. RuntimeError: another rank has failed with an error of another kind.
     """
+    ranks: Ranks = comm  # which `together` has made of it
     data = _sequences(model, x, y)
     held_out = None if validation_data is None else _sequences(model, *_pair(validation_data), "validation_data: ")
     epochs, initial_epoch = check.integer("epochs", epochs, 0), check.integer("initial_epoch", initial_epoch, 0)
@@ -168,12 +185,22 @@ def fit(
     optimizer = _optimizer(optimizer, model)
     if schedule is not None and not hasattr(optimizer, "steps"):
         raise TypeError(f"lr_interval: 'step' needs an optimizer with the attribute steps, got {optimizer!r}")
+    if ranks.rank:
+        verbose, callbacks = 0, ()
 
     names = (*objective.names, "grad_norm", "lr")
     if held_out is not None:
         names += tuple(f"val_{name}" for name in objective.names)
     for callback in callbacks:
         callback.on_train_begin(model, initial_epoch, names)
+    if ranks.size > 1:
+        same = {"x, y": data.checksum(), "validation_data": None if held_out is None else held_out.checksum()}
+        same |= {"epochs": epochs, "initial_epoch": initial_epoch, "batch_size": batch_size, "shuffle": shuffle}
+        same |= {"clip_norm": clip_norm, "clip_value": clip_value, "tbptt": tbptt, "what is measured": names}
+        same |= {"lr": None if callable(lr) else lr, "lr_interval": lr_interval}
+        same |= {"loss": None if callable(loss) else loss}
+        seed = ranks.start(model, optimizer, seed, same)
+        batch_size *= ranks.size
     history, clips = History(optimizer), (clip_norm, clip_value)
     for epoch in range(initial_epoch, epochs):
         start = time.perf_counter()
@@ -181,13 +208,16 @@ def fit(
         if lr is not None:
             optimizer.lr = lr.lr if isinstance(lr, ReduceLROnPlateau) else lr(epoch) if callable(lr) else lr
         batches = data.shuffled(batch_size, rng) if shuffle else data.in_order(batch_size)
+        if ranks.rank:
+            rng = np.random.default_rng([seed, epoch, ranks.rank])  # for dropout
         means = objective.means() | {"grad_norm": _Mean()}
         for step, indices in enumerate(_with_bar(batches, f"epoch {epoch + 1}/{epochs}", verbose)):
             where = f"epoch {epoch}, step {step}"
-            _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means, schedule)
+            _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means, schedule, ranks)
+        ranks.merge([means[name] for name in objective.metrics])
         logs = {name: mean.compute() for name, mean in means.items()} | {"lr": float(optimizer.lr)}
         if held_out is not None:
-            found = _measure(model, held_out, batch_size, objective)
+            found = _measure(model, held_out, batch_size, objective, ranks)
             logs.update({f"val_{name}": value for name, value in found.items()})
         if isinstance(lr, ReduceLROnPlateau):
             lr(logs.get("val_loss", logs["loss"]))
@@ -195,10 +225,12 @@ def fit(
         if verbose:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in ("grad_norm", "lr"))
             print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.perf_counter() - start:.1f} s", flush=True)
-        if any([callback.on_epoch_end(model, epoch, dict(logs)) for callback in callbacks]):
+        stop = any([callback.on_epoch_end(model, epoch, dict(logs)) for callback in callbacks])
+        if ranks.follow(model, optimizer, stop):
             break
     for callback in callbacks:
         callback.on_train_end(model)
+    ranks.follow(model, optimizer, True)
     return history
 
 
@@ -224,7 +256,7 @@ def evaluate(
         raise TypeError("loss: expected a loss or metrics, as in fit (a model does not remember them), got neither")
     batch_size = check.integer("batch_size", batch_size, 1)
     objective = _Objective(_no_loss if loss is None else loss, metrics)
-    found = _measure(model, _sequences(model, x, y), batch_size, objective)
+    found = _measure(model, _sequences(model, x, y), batch_size, objective, Ranks())
     return found if loss is not None else {name: value for name, value in found.items() if name != "loss"}
 
 
@@ -267,60 +299,86 @@ def predict_proba(model: Any, x: Data, *, batch_size: int = 32) -> np.ndarray | 
 # ------------------------------------------------------------------------------------------------------------ a step
 
 
-def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means, schedule):
-    """One batch: a step of the optimiser, or with `tbptt` one for each piece. schedule : of lr by step, or None."""
-    inputs, lengths = data.inputs(indices)
-    T = len(inputs) if data.timed else 1
+def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means, schedule, ranks):
+    """One batch: a step of the optimiser, or with `tbptt` one for each piece. schedule : of lr by step, or None. Of
+    several ranks each has its share of the batch, and of its pieces."""
+    mine = ranks.share(indices)
+    inputs, lengths = data.inputs(mine) if len(mine) else (None, None)
     state = targets = None
+    T = data.steps(indices)
     for start in range(0, T, tbptt or max(T, 1)):
         if schedule is not None:
             optimizer.lr = schedule(optimizer.steps)
         piece = slice(start, start + tbptt) if tbptt else slice(None)
-        ends = np.clip(lengths - start, 0, tbptt) if tbptt and lengths is not None else lengths
-        prediction, tape, ends = data.forward(model, indices, inputs[piece], state, ends, rng)
-        state = tape.state if tbptt else None
-        if targets is None:
-            targets = objective.targets(data, indices, prediction)
-        found = objective.compare(prediction, targets[piece] if tbptt else targets, ends, means)
-        if found is None:
+        found, own_grads = NOTHING, None
+        if len(mine):
+            ends = np.clip(lengths - start, 0, tbptt) if tbptt and lengths is not None else lengths
+            prediction, tape, ends = data.forward(model, mine, inputs[piece], state, ends, rng)
+            state = tape.state if tbptt else None
+            if targets is None:
+                targets = objective.targets(data, mine, prediction)
+            found = objective.compare(prediction, targets[piece] if tbptt else targets, ends, means)
+            if found.count:
+                own_grads = model.backward(tape, found.dy)[1]
+        value, count, grads = ranks.mean(found.value, found.weight, found.count, own_grads, objective.averages)
+        if not count:
             continue
-        value, dy = found
-        grads = model.backward(tape, dy)[1]
+        means["loss"].add(value, count)
         norm = clip_grad_norm(grads, clips[0] or math.inf)
         where_exactly = f"{where}, from time step {start}" if tbptt else where
         if not (math.isfinite(value) and math.isfinite(norm)):
-            raise FloatingPointError(_diagnosis(value, norm, where_exactly, optimizer.lr, inputs[piece], clips))
+            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips)
+            guilty = found.count and not math.isfinite(found.value + clip_grad_norm(own_grads, math.inf))
+            raise FloatingPointError(ranks.blame(report, bool(guilty)))
         means["grad_norm"].add(norm, 1)
         if clips[1]:
             clip_grad_value(grads, clips[1])
         try:
             optimizer.step(grads)
         except ValueError as error:  # too large a gradient or weight; nothing has changed
-            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs[piece], clips)
+            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips)
             raise FloatingPointError(f"{report} ({error})") from error
 
 
-def _measure(model, data, batch_size, objective):
+def _measure(model, data, batch_size, objective, ranks):
     """The mean loss and the metrics without training."""
     means = objective.means()
-    for indices in data.by_length(batch_size):
+    for indices in ranks.share(data.by_length(batch_size)):
         inputs, lengths = data.inputs(indices)
         prediction, lengths = data.call(model, indices, inputs, lengths)
-        objective.compare(prediction, objective.targets(data, indices, prediction), lengths, means)
+        found = objective.compare(prediction, objective.targets(data, indices, prediction), lengths, means)
+        means["loss"].add(found.value, found.count)
+    ranks.merge(list(means.values()))
     return {name: mean.compute() for name, mean in means.items()}
+
+
+class _Found(NamedTuple):
+    """The loss of a batch and its gradient by the predictions."""
+
+    value: float
+    dy: Any
+    weight: float  # what the mean in the loss divides by, up to a factor that is the same for all batches
+    count: int  # of sequences or true steps
+
+
+NOTHING = _Found(0.0, None, 0.0, 0)
 
 
 class _Objective:
     """The loss and the metrics.
 
     labels : whether the loss is CTC, whose targets are not aligned with the steps: a list of label arrays.
+    averages : whether the loss is a mean, not a sum.
     """
 
     def __init__(self, loss, metrics):
         self.loss = _function("loss", loss, losses)
         self.metrics = _metrics(metrics)
         self.names = ("loss", *self.metrics)
-        self.labels = getattr(self.loss, "func", self.loss) is losses.ctc  # a functools.partial of it too
+        function, options = getattr(self.loss, "func", self.loss), getattr(self.loss, "keywords", {})  # of a partial
+        self.labels = function is losses.ctc
+        self.averages = options.get("reduction") != "sum"
+        self._class_weights = options.get("class_weights") if function is losses.softmax_cross_entropy else None
 
     def means(self):
         return {"loss": _Mean()} | {name: make() for name, make in self.metrics.items()}
@@ -329,11 +387,12 @@ class _Objective:
         if self.labels:
             return data.labels(indices)
         y = data.targets(indices, per_step=data.timed and prediction.ndim == 3)
-        # A prediction of one number may have a target without that axis.
-        return y[..., None] if prediction.shape[-1] == 1 and y.shape == prediction.shape[:-1] else y
+        # A prediction of one number may have a target without that axis. (The prediction may be that of a piece.)
+        without = y.ndim == prediction.ndim - 1 and y.shape[1:] == prediction.shape[1:-1]
+        return y[..., None] if prediction.shape[-1] == 1 and without else y
 
     def compare(self, prediction, target, lengths, means):
-        """Adds to the means; the loss and its gradient, or None where there is nothing to predict."""
+        """Adds to the means of the metrics; what the loss has found."""
         per_step = prediction.ndim == 3
         lengths = lengths if per_step else None
         if not per_step or self.labels:
@@ -341,12 +400,17 @@ class _Objective:
         else:
             count = prediction.shape[0] * prediction.shape[1] if lengths is None else int(lengths.sum())
         if not count:
-            return None
+            return NOTHING
         value, dy = _with_lengths(self.loss, prediction, target, lengths)
-        means["loss"].add(value, count)
         for name in self.metrics:
             means[name].update(prediction, target, lengths, count)
-        return value, dy
+        return _Found(value, dy, self._weight(prediction, target, lengths, count), count)
+
+    def _weight(self, prediction, target, lengths, count):
+        if self._class_weights is None or target.shape == prediction.shape:
+            return float(count)
+        classes = _positions.true(target, _positions.inside(lengths, target.shape))
+        return float(np.asarray(self._class_weights)[classes].sum())
 
 
 def _no_loss(prediction, target, lengths=None):
@@ -357,9 +421,9 @@ def _with_lengths(function, prediction, target, lengths):
     return function(prediction, target) if lengths is None else function(prediction, target, lengths=lengths)
 
 
-def _diagnosis(value, norm, where, lr, x, clips):
+def _diagnosis(value, norm, where, lr, x, piece, clips):
     advice = []
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
+    if x is not None and x.dtype.kind == "f" and not np.isfinite(x[piece]).all():
         advice.append("remove the NaN or infinity that is in x, in this batch")
     else:
         advice.append("look for NaN in the targets")
@@ -388,6 +452,13 @@ class _Mean:
     def compute(self):
         return self.total / self.count if self.count else math.nan
 
+    def parts(self):
+        """Numbers whose sums over several means are those of all together, for `load`."""
+        return [self.total, self.count]
+
+    def load(self, parts):
+        self.total, self.count = parts
+
 
 class _Exact:
     """A metric of elman, over all batches as if they were one."""
@@ -400,6 +471,12 @@ class _Exact:
 
     def compute(self):
         return self.running.compute()
+
+    def parts(self):
+        return [self.running._total, self.running._special, self.running._count]
+
+    def load(self, parts):
+        self.running._total, self.running._special, self.running._count = parts
 
 
 # ----------------------------------------------------------------------------------------------------------- the data
@@ -452,6 +529,15 @@ class _Sequences:
     def by_length(self, size):
         order = np.arange(len(self)) if self.lengths is None else np.argsort(self.lengths, kind="stable")
         return _cut(order, size)
+
+    def steps(self, indices):
+        """T of a batch; 1 without time."""
+        if self.lengths is not None:
+            return int(self.lengths[indices].max(initial=0))
+        return self.x.shape[1] if self.timed else 1
+
+    def checksum(self):
+        return checksum(self.x, self._y, self.lengths)
 
     def inputs(self, indices):
         """x (T, B, ...), or (B, I) without time, and the lengths or None."""
