@@ -87,7 +87,7 @@ def test_limit_kernels_do_what_they_say(isa, dtype, c_type):
     before = _kernels.isa()
     _kernels.select_isa(isa)
     try:
-        lanes = _kernels.Packed(0, dtype == "float64", 1, 1, 1, False).lanes
+        lanes = _kernels.Packed(0, dtype == "float64", 1, 1, 1, 1).lanes
         total, a = np.ones(64, dtype), np.ones(4096, dtype)
         assert _kernels.read[c_type](3, a, total) == 3 * a.nbytes
         np.testing.assert_array_equal(total[:lanes], 3 * a.size / lanes)

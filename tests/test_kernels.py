@@ -196,7 +196,7 @@ def label(case):
 def problem_of(case, seed):
     name, D, dtype = case["kernel"]
     cell, T, B = CELLS[name], case["T"], case["B"]
-    packed = _kernels.Packed(0, dtype == "float64", 1, 1, 1, False)
+    packed = _kernels.Packed(0, dtype == "float64", 1, 1, 1, 1)
     I, H = (max(1, packed.lanes * lanes + more) for lanes, more in (case["I"], case["H"]))
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, T + 1, B) if "lengths" in case["masks"] else None

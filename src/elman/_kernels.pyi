@@ -23,43 +23,54 @@ class Packed:
 
     I: int
     H: int
+    R: int
     D: int
     cell_number: int
     is_double: bool
-    has_bias: bool
     isa: str
     lanes: int
     gates: int
     states: int
     slots: int
     units: int
-    has_units: bool
+    is_recurrent: bool
+    carries_h: bool
+    takes_row: bool
     def __init__(
         self,
         cell_number: int,
         is_double: bool,
         I: int,
         H: int,
+        R: int,
         D: int,
-        has_bias: bool,
-        has_units: bool = False,
         activations: tuple[tuple[int, float, float], ...] = (),
         coupled: int = 0,
+        peepholes: bool = False,
+        is_projected: bool = False,
         clip: float = ...,
         cell_clip: float = ...,
+        proj_clip: float = ...,
+        stay: float = 0.0,
     ) -> None: ...
+    def tape_size(self, rows: int, recompute: bool) -> int:
+        """Elements that the tape of one direction has for so many true pairs of step and sequence."""
 
 @final
 class Stack:
     """Layers, one on top of the other, ready for inference; `step` and `call` are for plain arguments."""
 
-    def __new__(cls, layers: Sequence[Packed], dtype: np.dtype[Any], threads: Callable[[], int]) -> Stack: ...
+    def __new__(
+        cls,
+        layers: Sequence[Packed],
+        dtype: np.dtype[Any],
+        threads: Callable[[], int],
+        zoneout: tuple[float, float] = (0.0, 0.0),
+    ) -> Stack: ...
     def step(self, x: object, state: object, out: object) -> _Array | None: ...
     def step_many(self, x: object, states: tuple[object, ...], out: object, threads: int) -> _Array | None: ...
     def call(self, x: object, state: object, batch_first: bool, threads: int) -> list[_Array] | None: ...
 
-pack: _Fused[Any]
-pack_transposed: _Fused[Any]
 forward: _Fused[Any]
 backward: _Fused[Any]
 infer: _Fused[Any]
@@ -67,6 +78,14 @@ elementwise: _Fused[Any]
 multiply_add: _Fused[Any]
 read: _Fused[Any]
 update: _Fused[Any]
+
+def pack(packed: Packed, d: int, dense: tuple[_Array | None, ...], memory: tuple[_Array | None, ...]) -> None:
+    """Lay out one direction's weights."""
+
+def pack_transposed(
+    packed: Packed, d: int, dense: tuple[_Array | None, ...], memory: tuple[_Array | None, ...]
+) -> None:
+    """And for backward."""
 
 def cell_names() -> tuple[str, ...]:
     """The cells, in the order of their numbers."""

@@ -231,7 +231,6 @@ class Options(NamedTuple):
     cell_clip: float | None = None
     proj_clip: float | None = None
     leak: float = 1.0  # the share of the new h in a leaky RNN
-    form: str = ""  # which of several forms of the cell
 
 
 LSTM_ACTIVATIONS = FORMS["lstm"].activations

@@ -71,7 +71,7 @@ class _Kind(NamedTuple):
         limits = (np.inf if limit is None else limit for limit in (o.clip, o.cell_clip, o.proj_clip))
         has_optional = bool(self.form.optional) and self.form.optional[0][0] in names
         return (
-            tuple(activations), _options.COUPLED.index(o.coupled), has_optional, "weight_hr" in names, 0, *limits,
+            tuple(activations), _options.COUPLED.index(o.coupled), has_optional, "weight_hr" in names, *limits,
             1 - o.leak,
         )  # fmt: skip
 
