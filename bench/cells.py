@@ -34,6 +34,7 @@ class Entry(NamedTuple):
     activations: float  # functions like sigmoid or tanh of a unit and step
     limit: float = 1.5  # how many times what its arithmetic asks for it may take
     is_gradient: bool = True  # whether what comes back is the gradient
+    trains: bool = True  # whether there is a backward
 
     @property
     def work(self):
@@ -173,6 +174,118 @@ ENTRIES = [
         3,
     ),
     Entry("AUGRU(I, H)", of("AUGRU"), "z~ = (1 - a_t) z in a GRU", "Zhou et al. 2019, oneDNN", *GRU),
+    Entry("AUGRU(reset_after=False)", of("AUGRU", reset_after=False), "the same, reset before", "OpenVINO", *GRU),
+    Entry(
+        "MGU(I, H)",
+        of("MGU"),
+        "n = tanh(a_n + f (W_hn h + b_hn)), h' = (1 - f) n + f h",
+        "Zhou et al. 2016, flax",
+        "GRU(I, H)",
+        4,
+        2,
+    ),
+    Entry("MGU(reset_gate=False)", of("MGU", reset_gate=False), "n = tanh(a_n + W_hn h)", "flax", "GRU(I, H)", 4, 2),
+    Entry(
+        "MinGRU(I, H)", of("MinGRU"), "h' = (1 - z) h + z g(a); z, a of x alone", "Feng et al. 2024", "RNN(I, H)", 2, 2
+    ),
+    Entry(
+        "MinLSTM(I, H)",
+        of("MinLSTM"),
+        "h' = (f h + i g(a)) / (f + i); f, i, a of x alone",
+        "Feng et al. 2024",
+        "RNN(I, H)",
+        3,
+        5,
+    ),
+    Entry(
+        "QRNN(I, H)",
+        of("QRNN"),
+        "c' = f z + (1 - f) c, h' = o c'; z, f, o of x alone",
+        "Bradbury et al. 2017",
+        "RNN(I, H)",
+        3,
+        3,
+    ),
+    Entry(
+        "QRNN(zoneout=(0, 0.1))",
+        of("QRNN", zoneout=(0.0, 0.1)),
+        "f is 0 for some units",
+        "Bradbury et al. 2017",
+        "RNN(I, H)",
+        3,
+        3,
+    ),
+    Entry(
+        "CfC(I, H)",
+        of("CfC"),
+        "h' = (1 - t) tanh(p) + t tanh(q), t = sigmoid(a dt + b)",
+        "Hasani et al. 2022",
+        "LSTM(I, H)",
+        8,
+        3,
+    ),
+    Entry(
+        'CfC(mode="no_gate")',
+        of("CfC", mode="no_gate"),
+        "h' = tanh(p) + t tanh(q)",
+        "Hasani et al. 2022",
+        "LSTM(I, H)",
+        8,
+        3,
+    ),
+    Entry(
+        'CfC(mode="pure")', of("CfC", mode="pure"), "h' = A - A exp(-dt (abs(tau) + abs(p))) p", "Hasani et al. 2022", *RNN
+    ),
+    Entry(
+        "SLSTM(I, H)",
+        of("SLSTM"),
+        "c' = f c + i z, n' = f n + i, h' = o c' / n'; i, f exponential",
+        "Beck et al. 2024",
+        "LSTM(I, H)",
+        8,
+        5,
+        2.5,
+    ),
+    Entry(
+        'LSTM(layer_norm="gate")',
+        of("LSTM", layer_norm="gate"),
+        "gamma_k N(W_ik x + W_hk h + p_k c) + b_k",
+        "TFLite",
+        *LSTM,
+        2.5,
+    ),
+    Entry(
+        'LSTM(layer_norm="joint")',
+        of("LSTM", layer_norm="joint"),
+        "gamma_x N(W_ih x) + gamma_h N(W_hh h) + b; N(c')",
+        "haste",
+        *LSTM,
+        2.5,
+    ),
+    Entry(
+        'LSTM(layer_norm="joint_shift")',
+        of("LSTM", layer_norm="joint_shift"),
+        "the same with shifts",
+        "DyNet",
+        *LSTM,
+        2.5,
+    ),
+    Entry(
+        'GRU(layer_norm="joint")',
+        of("GRU", layer_norm="joint"),
+        "gamma_x N(W_ih x) + b, gamma_h N(W_hh h) + b_h",
+        "haste",
+        *GRU,
+        2.5,
+    ),
+    Entry(
+        "ESN(I, H)",
+        of("ESN"),
+        "h' = (1 - leak) h + leak tanh(W_ih x + W_hh h), not trained",
+        "Jaeger 2001",
+        *RNN,
+        trains=False,
+    ),
 ]
 
 
@@ -238,11 +351,12 @@ def measured(entries):
     extras = [beside(layer, T, B, np.float32, rng) for layer in layers]
     dys = [np.ones_like(layer(x, **extra)[0]) for layer, extra in zip(layers, extras, strict=True)]
 
-    def train(layer, dy, extra):
-        layer.backward(layer.forward(x, rng=0, **extra)[2], dy)
+    def train(entry, layer, dy, extra):
+        if entry.trains:
+            layer.backward(layer.forward(x, rng=0, **extra)[2], dy)
 
     calls = [partial(layer, x, **extra) for layer, extra in zip(layers, extras, strict=True)]
-    steps = [partial(train, *each) for each in zip(layers, dys, extras, strict=True)]
+    steps = [partial(train, *each) for each in zip(entries, layers, dys, extras, strict=True)]
     rows = []
     for contestants in (calls, steps):
         times = [[] for _ in entries]
@@ -268,10 +382,12 @@ def table(entries, speeds, errors):
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for entry, (call, call_asked, step, step_asked), error in zip(entries, speeds, errors, strict=True):
-        lines.append(
-            f"| `{entry.name}` | {entry.equation} | {entry.source} | {call:.2f} | {call_asked:.2f} | {step:.2f} | "
-            f"{step_asked:.2f} | {f'{error:.0e}' if entry.is_gradient else '-'} |"
-        )
+        numbers = [f"{call:.2f}", f"{call_asked:.2f}", f"{step:.2f}", f"{step_asked:.2f}", f"{error:.0e}"]
+        if not entry.trains:
+            numbers[2:] = "-" * 3
+        if not entry.is_gradient:
+            numbers[-1] = "-"
+        lines.append(f"| `{entry.name}` | {' | '.join((entry.equation, entry.source, *numbers))} |")
     return "\n".join(lines)
 
 
@@ -293,7 +409,7 @@ def main():
     parser.add_argument("--write", metavar="FILE")
     file = parser.parse_args().write
     elman.set_num_threads(1)
-    errors = [gradient_error(entry) if entry.is_gradient else 0 for entry in ENTRIES]
+    errors = [gradient_error(entry) if entry.is_gradient and entry.trains else 0 for entry in ENTRIES]
     text = table(ENTRIES, measured(ENTRIES), errors)
     if not file:
         return print(text)

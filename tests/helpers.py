@@ -97,6 +97,7 @@ CELLS = {
 FURTHER = {
     "rnn-leaky": further("rnn", {"activations": ("softsign",), "leak": 0.375}),
     "lstm-projected": further("lstm", {"proj_clip": 0.5}, PEEPHOLES, 3),
+    "lstm-projected-only": further("lstm", outputs=2),
     "jordan": further("jordan", {"activations": ("tanh", "sigmoid")}, outputs=7),
     "indrnn": further("indrnn", {"clip": 1.5}),
     "sru": further("sru", {"activations": ("tanh",)}),

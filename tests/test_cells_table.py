@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 import cells  # noqa: E402
 
 ENTRIES = {entry.name: entry for entry in cells.ENTRIES}
-ROWS = re.findall(r"^\| `(.*?)` \| .* \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (\S+) \|$",
+ROWS = re.findall(r"^\| `(.*?)` \| .* \| (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$",
                   (ROOT / "docs" / "cells.md").read_text(), re.M)  # fmt: skip
 
 
@@ -22,6 +22,10 @@ def test_the_table_lists_every_entry():
 @pytest.mark.parametrize("name", ENTRIES)
 def test_gradients(name):
     entry = ENTRIES[name]
+    if not entry.trains:
+        with pytest.raises(TypeError):
+            cells.gradient_error(entry)
+        return
     error = cells.gradient_error(entry)
     if not entry.is_gradient:
         assert error > 1e-3  # what is limited is no gradient
@@ -33,4 +37,5 @@ def test_gradients(name):
 
 def test_nothing_in_it_is_slow():
     for name, _, call, _, training, _ in ROWS:
-        assert float(call) <= ENTRIES[name].limit and float(training) <= ENTRIES[name].limit, name
+        figures = [call, training] if ENTRIES[name].trains else [call]
+        assert all(0 < float(figure) <= ENTRIES[name].limit for figure in figures), name

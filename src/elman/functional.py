@@ -139,7 +139,7 @@ class PackedWeights:
             return tuple(head)
         found = dict(zip(_options.HEAD, head)) | {"weight_hr": w_hr, "bias_hr": b_hr}
         start, has, form = 0, dict(zip(self.names, self.arrays[0])), self.kind.form
-        for name, blocks in form.of_units():
+        for name, blocks in form.of_units() if units is not None else ():
             of_name = units[start : start + blocks].reshape(-1)
             found[name] = None if has.get(name) is None else of_name
             if name == "bias_ih":
