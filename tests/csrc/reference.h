@@ -183,18 +183,16 @@ static void lstm(unit *s)
     s->h = times(sigmoid(both(s, 3)), hyperbolic_tangent(s->c));
 }
 
-static dual peephole(const unit *s, int k, dual c) { return s->p->options.peepholes ? times(weight(s, k), c) : nothing; }
-
 static void lstm_any(unit *s)
 {
     const elman_options *options = &s->p->options;
-    dual i = activated(s->p, 0, plus(both(s, 0), peephole(s, 0, s->c)));
-    dual f = activated(s->p, 0, plus(both(s, 1), peephole(s, 1, s->c)));
+    dual i = activated(s->p, 0, plus(both(s, 0), times(weight(s, 0), s->c)));
+    dual f = activated(s->p, 0, plus(both(s, 1), times(weight(s, 1), s->c)));
     if (options->coupled == 1) f = minus(one, i);
     if (options->coupled == 2) i = minus(one, f);
     s->c = plus(times(f, s->c), times(i, activated(s->p, 1, both(s, 2))));
     s->c = clipped(s->p, options->cell_clip, s->c);
-    s->h = times(activated(s->p, 0, plus(both(s, 3), peephole(s, 2, s->c))), activated(s->p, 2, s->c));
+    s->h = times(activated(s->p, 0, plus(both(s, 3), times(weight(s, 2), s->c))), activated(s->p, 2, s->c));
 }
 
 static dual gru_reset(const unit *s) { return sigmoid(both(s, 0)); }
