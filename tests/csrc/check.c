@@ -720,12 +720,14 @@ static void check_numbers(int cell)
 
 /* ---- the promise about bits ---- */
 
-/* Rows `row` of sequence b of an array of bytes (T, B, width), in steps t0 to t1. */
-static void *column_of(const elman_layer *p, const void *from, size_t width, ptrdiff_t b, ptrdiff_t t0, ptrdiff_t t1)
+/* Steps t0 to t1 of sequence b of an array (T, B, width) of elements of `size` bytes. */
+static void *column_of(const elman_layer *p, const void *from, ptrdiff_t width, size_t size, ptrdiff_t b, ptrdiff_t t0,
+                       ptrdiff_t t1)
 {
-    char *column = new_array((t1 - t0) * (ptrdiff_t)width, 1);
+    const size_t row = (size_t)width * size;
+    char *column = new_array((t1 - t0) * width, size);
     for (ptrdiff_t t = t0; t < t1; t++) {
-        memcpy(column + (size_t)(t - t0) * width, (const char *)from + (size_t)(t * p->B + b) * width, width);
+        memcpy(column + (size_t)(t - t0) * row, (const char *)from + (size_t)(t * p->B + b) * row, row);
     }
     return column;
 }
@@ -749,12 +751,12 @@ static run alone(const run *whole, ptrdiff_t b, ptrdiff_t t0, ptrdiff_t t1)
     r.layer.x = at(&r, p->x, t0 * p->x_t + b * p->x_b);
     if (r.dy) r.dy = at(&r, r.dy, t0 * r.y_t + b * r.y_b);
     if (r.dc) r.dc = at(&r, r.dc, t0 * r.c_t + b * r.c_b);
-    if (p->reset) r.layer.reset = column_of(p, p->reset, 1, b, t0, t1);
-    if (p->row) r.layer.row = column_of(p, p->row, r.size, b, t0, t1);
+    if (p->reset) r.layer.reset = column_of(p, p->reset, 1, 1, b, t0, t1);
+    if (p->row) r.layer.row = column_of(p, p->row, 1, r.size, b, t0, t1);
     r.layer.mask = part_of(whole, p->mask, p->R, b);
     for (int i = 0; i < 2; i++) {
-        const size_t width = (size_t)(p->directions * width_of(whole, i));
-        if (p->stays[i]) r.layer.stays[i] = column_of(p, p->stays[i], width, b, t0, t1);
+        const ptrdiff_t width = p->directions * width_of(whole, i);
+        if (p->stays[i]) r.layer.stays[i] = column_of(p, p->stays[i], width, 1, b, t0, t1);
     }
     for (int i = r.first; i < r.cell->states; i++) {
         r.state[i] = part_of(whole, whole->state[i], width_of(whole, i), b);
