@@ -165,7 +165,10 @@ typedef struct {
 static dual ax(const unit *s, int gate) { return s->ax[gate * s->p->H]; }
 static dual ah(const unit *s, int gate) { return s->ah[gate * s->p->H]; }
 static dual both(const unit *s, int gate) { return plus(ax(s, gate), ah(s, gate)); }
-static dual weight(const unit *s, int k) { return input(s->p, OF_UNITS, (s->d * s->p->form->units + k) * s->p->H + s->u); }
+static dual weight(const unit *s, int k)
+{
+    return input(s->p, OF_UNITS, (s->d * s->p->form->units + k) * s->p->H + s->u);
+}
 
 static void rnn_tanh(unit *s) { s->h = hyperbolic_tangent(both(s, 0)); }
 static void rnn_relu(unit *s) { s->h = relu(s->p, both(s, 0)); }
@@ -264,6 +267,12 @@ typedef struct {
     dual *x, *ax, *ah, *seen, *hidden;  /* (I), (G*H), (G*H), (R) what the recurrent product sees, (H) */
 } workspace;
 
+/* Row `row` of the projections of both directions. */
+static dual projected(problem *p, ptrdiff_t row, const dual *hidden)
+{
+    return activated(p, 3, clipped(p, p->options.proj_clip, affine(p, W_HR, B_HR, row, p->H, hidden)));
+}
+
 static void reference_step(problem *p, ptrdiff_t d, ptrdiff_t t, ptrdiff_t b, const workspace *w)
 {
     const ptrdiff_t I = p->I, H = p->H, R = p->R, N = p->form->gates * H, row = t * p->B + b;
@@ -293,9 +302,7 @@ static void reference_step(problem *p, ptrdiff_t d, ptrdiff_t t, ptrdiff_t b, co
         for (int i = 1; i < states; i++) w->state[i][s.u] = *all[i];
     }
     for (ptrdiff_t k = 0; k < R; k++) {
-        w->state[0][k] = has_projection(p)
-                             ? activated(p, 3, clipped(p, p->options.proj_clip, affine(p, W_HR, B_HR, d * R + k, H, w->hidden)))
-                             : w->hidden[k];
+        w->state[0][k] = has_projection(p) ? projected(p, d * R + k, w->hidden) : w->hidden[k];
     }
     for (int i = 0; i < 2 && i < states; i++) { /* zoneout */
         const ptrdiff_t W = state_width(p, i);
@@ -322,7 +329,9 @@ static void reference_sequence(problem *p, ptrdiff_t d, ptrdiff_t b, const works
     const int states = p->form->states, first = !p->form->carries_h;
     for (int i = 0; i < states; i++) {
         const ptrdiff_t W = state_width(p, i);
-        for (ptrdiff_t u = 0; u < W; u++) w->state[i][u] = i < first ? nothing : input(p, H0 + i, (d * p->B + b) * W + u);
+        for (ptrdiff_t u = 0; u < W; u++) {
+            w->state[i][u] = i < first ? nothing : input(p, H0 + i, (d * p->B + b) * W + u);
+        }
     }
     for (ptrdiff_t s = 0; s < n; s++) {
         const ptrdiff_t t = d ? n - 1 - s : s, border = t + d, at = (t * p->B + b) * p->D + d;
