@@ -62,7 +62,7 @@ typedef struct {
     int peepholes;                   /* whether the gates see c */
     int is_projected;                /* whether there is w_hr */
     double clip, cell_clip, proj_clip; /* of the gates' pre-activations, of c, of the projection; INFINITY: none */
-    double stay;                       /* the share of the old h that stays in a leaky RNN */
+    double stay;                       /* the share of the old h that stays in a leaky RNN, which does not project */
 } elman_options;
 
 /* One direction of one layer as everybody else writes it; NULL for what is not there. */
