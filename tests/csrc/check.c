@@ -137,7 +137,6 @@ static elman_options options_of(int cell, int is_projected)
     options.is_projected = is_projected;
     options.peepholes = random_below(4) > 0;
     options.coupled = (int)random_below(3);
-    options.form = (int)random_below(3);
     options.stay = !is_projected && random_below(2) ? 0.25 + 0.5 * fabs(random_number(1)) : 0;
     return options;
 }
@@ -223,6 +222,7 @@ static problem new_problem(int cell, int D, shape size, int features)
         p.size[i] = is_state ? D * B * state_width(&p, state) : sizes[i];
         p.value[i] = random_array(p.size[i], scales[i] > 0 ? scales[i] : 1);
         for (ptrdiff_t k = 0; k < p.size[i] && i == N0; k++) p.value[i][k] = fabs(p.value[i][k]) + 0.5; /* a divisor */
+        for (ptrdiff_t k = 0; k < p.size[i] && i == ROW; k++) p.value[i][k] = fabs(p.value[i][k]); /* a time, a share */
         p.direction[i] = new_array(p.size[i], sizeof(double));
         for (ptrdiff_t k = 0; k < p.size[i]; k++) {
             p.direction[i][k] = (1 + 0.5 * random_number(1)) * (random_below(2) ? 1 : -1); /* none near zero */
