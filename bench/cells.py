@@ -234,7 +234,11 @@ ENTRIES = [
         3,
     ),
     Entry(
-        'CfC(mode="pure")', of("CfC", mode="pure"), "h' = A - A exp(-dt (abs(tau) + abs(p))) p", "Hasani et al. 2022", *RNN
+        'CfC(mode="pure")',
+        of("CfC", mode="pure"),
+        "h' = A - A exp(-dt (abs(tau) + abs(p))) p",
+        "Hasani et al. 2022",
+        *RNN,
     ),
     Entry(
         "SLSTM(I, H)",
