@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from processes import output_of
 
 from elman.dense import Dense
 
@@ -273,3 +274,18 @@ def test_grads_may_not_share_memory():
     layer.backward(tape, np.ones((2, 2), np.float32), {"weight": buffer[:4].reshape(2, 2), "bias": buffer[4:]})
     with pytest.raises(ValueError, match="overlaps"):
         layer.backward(tape, np.ones((2, 2), np.float32), {"weight": buffer[:4].reshape(2, 2), "bias": buffer[2:4]})
+
+
+@pytest.mark.parametrize("sizes", [(256, 1000), (128, 2000), (64, 1100), (40, 9)], ids=str)
+def test_the_threads_of_blas_change_no_bits(sizes):
+    """However large the weight is: see _blocks."""
+    code = f"""
+        import zlib, numpy as np, elman
+        rng = np.random.default_rng(0)
+        x, y = (rng.standard_normal((200, n)).astype(np.float32) for n in {sizes})
+        dense = elman.Dense(*{sizes}, seed=1)
+        out, tape = dense.forward(x)
+        dx, grads = dense.backward(tape, y)
+        print([zlib.crc32(np.ascontiguousarray(a).tobytes()) for a in (out, dx, *grads.values())])
+    """
+    assert output_of(code) == output_of(code, environment={"OPENBLAS_NUM_THREADS": "2"})

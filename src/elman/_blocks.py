@@ -70,22 +70,28 @@ def past_the_ends(lengths: np.ndarray, T: int) -> np.ndarray:
 def product(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """rows (N, K) @ weight (K, M)"""
     result = np.empty((len(rows), weight.shape[1]), weight.dtype)
-    for block in _blocks(len(rows), weight.size):
-        np.matmul(rows[block], weight, out=result[block])
+    for block, columns in _blocks(len(rows), *weight.shape):
+        np.matmul(rows[block], weight[:, columns], out=result[block, columns])
     return result
 
 
 def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a.T (M, N) @ b (N, K): the sum of the outer products of the rows."""
     result = np.zeros((a.shape[1], b.shape[1]), a.dtype)
-    for block in _blocks(len(a), result.size):
-        result += a[block].T @ b[block]
+    for block, columns in _blocks(len(a), *result.shape[::-1]):
+        result[columns] += a[block, columns].T @ b[block]
     return result
 
 
-def _blocks(count: int, size: int) -> list[slice]:
-    """So many rows in slices that are small enough for BLAS to stay on this thread, where that is a few rows."""
-    most = ALONE // size
-    if most < 4:
-        most = max(1, count)
-    return [slice(start, start + most) for start in range(0, count, most)]
+def _blocks(count: int, K: int, M: int) -> list[tuple[slice, slice]]:
+    """So many rows, and M columns of K multiplications each, in slices that are small enough for BLAS to stay on this
+    thread: how many threads it has then makes no difference to the bits."""
+    rows, columns = ALONE // max(1, K * M), M
+    if rows < 4:
+        rows = 32
+        columns = max(1, ALONE // (rows * max(1, K)))
+    return [
+        (slice(start, start + rows), slice(first, first + columns))
+        for start in range(0, count, rows)
+        for first in range(0, M, max(1, columns))
+    ]

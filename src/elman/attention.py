@@ -245,6 +245,6 @@ def _mapped(a, weight):
 def _batched(a, b):
     """a (B, N, K) @ b (B, K, M)"""
     result = np.empty((*a.shape[:2], b.shape[2]), a.dtype)
-    for rows in _blocks(a.shape[1], max(1, b.shape[1] * b.shape[2])):
-        np.matmul(a[:, rows], b, out=result[:, rows])
+    for rows, columns in _blocks(a.shape[1], *b.shape[1:]):
+        np.matmul(a[:, rows], b[:, :, columns], out=result[:, rows, columns])
     return result
