@@ -61,6 +61,7 @@ typedef struct {
     int coupled;                     /* 1: f = 1 - i, 2: i = 1 - f, and the other gate's weights are not used */
     int peepholes;                   /* whether the gates see c */
     int is_projected;                /* whether there is w_hr */
+    int by_deviation;                /* of a joint norm: the divisor is the deviation + 1e-8, as in DyNet */
     double clip, cell_clip, proj_clip; /* of the gates' pre-activations, of c, of the projection; INFINITY: none */
     double stay;                       /* the share of the old h that stays in a leaky RNN, which does not project */
 } elman_options;

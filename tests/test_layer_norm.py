@@ -45,11 +45,11 @@ def sigmoid(v):
     return 1 / (1 + math.exp(-v))
 
 
-def norm(values, eps):
+def norm(values, eps, beside=0.0):
     """Of a list of numbers."""
     mean = sum(values) / len(values)
     variance = sum((v - mean) ** 2 for v in values) / len(values)
-    return [(v - mean) / math.sqrt(variance + eps) for v in values]
+    return [(v - mean) / (math.sqrt(variance + eps) + beside) for v in values]
 
 
 def product(W, v):
@@ -99,14 +99,15 @@ def haste_lstm(p, x, shifts):
     gamma_c, beta_c = p["weight_norm_c_l0"], p["bias_norm_c_l0"]
     h, c, y = [0.0] * H, [0.0] * H, []
     for x_t in x:
-        of_x, of_h = norm(product(kernel, x_t), 1e-5), norm(product(recurrent, h), 1e-5)
+        eps = (1e-30, 1e-8) if shifts else (1e-5,)  # DyNet adds 1e-8 to the deviation; 1e-30 against 0 / 0 where h is 0
+        of_x, of_h = norm(product(kernel, x_t), *eps), norm(product(recurrent, h), *eps)
         v = [bias[k] + (of_x[k] * gamma_x[k] + beta_x[k]) + (of_h[k] * gamma_h[k] + beta_h[k]) for k in range(4 * H)]
         if shifts:
             i, f, o, g = (v[k * H : (k + 1) * H] for k in range(4))
         else:
             i, g, f, o = (v[k * H : (k + 1) * H] for k in range(4))
         c = [sigmoid(f[u]) * c[u] + sigmoid(i[u]) * math.tanh(g[u]) for u in range(H)]
-        of_c = norm(c, 1e-5)
+        of_c = norm(c, *eps)
         h = [sigmoid(o[u]) * math.tanh(of_c[u] * gamma_c[u] + beta_c[u]) for u in range(H)]
         y.append(h)
     return y
@@ -167,6 +168,10 @@ def in_torch(torch, name, p, x, state):
     y = []
 
     def joint(what, v):
+        if name == "lstm-joint_shift":
+            away = v - v.mean(1, keepdim=True)
+            deviation = ((away**2).mean(1, keepdim=True) + 1e-30).sqrt()
+            return away / (deviation + 1e-8) * p[f"weight_norm_{what}_l0"] + p[f"bias_norm_{what}_l0"]
         return norm(v, v.shape[1:], p[f"weight_norm_{what}_l0"], p.get(f"bias_norm_{what}_l0"), eps=1e-5)
 
     for x_t in x:

@@ -138,6 +138,8 @@ def test_a_learned_initial_state(backend, D):
     for letter, part in zip("hc", dstate, strict=True):
         for row, of_row in zip(rows, part, strict=True):
             np.testing.assert_allclose(grads[f"{letter}0_{row}"], of_row.sum(axis=0), rtol=1e-12)
+    for partial in ((None, begun[1]), (begun[0], None), (None, None)):
+        assert layer(x, partial)[0].tobytes() == y.tobytes()
     _, _, tape = layer.forward(x, (begun[0], None))
     grads = layer.backward(tape, dy)[2]
     assert not grads["h0_l0"].any() and grads["c0_l0"].any()
@@ -153,6 +155,26 @@ def test_what_has_no_meaning_is_refused():
         (lambda: elman.LSTM(2, 3, proj_clip=1.0), "proj_clip: expected None without a projection"),
         (lambda: elman.LSTM(2, 3, zoneout=(0.1, 1.5)), "zoneout: c: expected"),
         (lambda: elman.RNN(2, 3, leak=1.5), "leak: expected"),
+        (lambda: elman.SRU(2, 3, bias=False), "bias: expected True, since the biases of SRU belong to its gates"),
+        (
+            lambda: elman.AUGRU(2, 3).step(
+                np.zeros((1, 2), np.float32), np.zeros((1, 1, 3), np.float32), attention=None
+            ),
+            "attention",
+        ),
+        (
+            lambda: elman.AUGRU(2, 3).step(
+                np.zeros((1, 2), np.float32), np.zeros((1, 1, 3), np.float32), attention=np.zeros(2, np.float32)
+            ),
+            r"attention: expected shape \(1,\), got",
+        ),
+        (
+            lambda: elman.AUGRU(2, 3).step(
+                np.zeros((1, 2), np.float32), np.zeros((1, 1, 3), np.float32), attention=np.zeros(1)
+            ),
+            "attention: expected dtype float32, got float64",
+        ),
+        (lambda: elman.reference.cell_pack("rnn", [], coupled="f=1-i"), "coupled: expected none"),
         (lambda: elman.AUGRU(2, 3)(np.zeros((4, 1, 2), np.float32), attention=None), "attention: expected an array"),
     ]:
         with pytest.raises((ValueError, TypeError), match=words):
@@ -177,3 +199,31 @@ def test_projection_as_pytorch(D):
         np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-9, atol=1e-12)
     for name, parameter in theirs.named_parameters():
         np.testing.assert_allclose(grads[name], parameter.grad.numpy(), rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+def test_gates_of_no_step():
+    layer = elman.GRU(3, 4)
+    for lengths, T in (([0, 0], 3), (None, 0)):
+        *_, gates = layer(np.ones((T, 2, 3), np.float32), lengths=lengths, return_all=("gates",))
+        assert gates.shape == (T, 2, 1, 3, 4) and not gates.any()
+
+
+@pytest.mark.parametrize("layer_norm", ["gate", "joint", "joint_shift"])
+def test_what_overflows_in_the_padding_of_a_norm_stays_there(layer_norm):
+    """H = 17: the units that fill up the last vector run away while those that are there do not."""
+    identity = ("affine", 1.0, 1.0)
+    found = []
+    for H in (16, 17):
+        layer = elman.LSTM(3, H, layer_norm=layer_norm, activations=(("affine", 1.0, 2.0), identity, identity), seed=1)
+        with layer.edit() as p:
+            for name in p:
+                p[name] *= 0.05
+                if name.startswith("bias_ih"):
+                    p[name] = np.repeat(np.array([-1.9, -1.9, -1.0, -1.9], np.float32), H)
+                elif name.startswith("weight_norm"):
+                    p[name][...] = 0.01
+        x = np.random.default_rng(0).standard_normal((400, 2, 3)).astype(np.float32)
+        y, _, tape = layer.forward(x)
+        grads = layer.backward(tape, np.ones_like(y))[2]
+        found.append(np.isfinite(y).all() and all(np.isfinite(g).all() for g in grads.values()))
+    assert found == [True, True]

@@ -48,6 +48,7 @@ class Packed:
         coupled: int = 0,
         peepholes: bool = False,
         is_projected: bool = False,
+        by_deviation: bool = False,
         clip: float = ...,
         cell_clip: float = ...,
         proj_clip: float = ...,

@@ -30,7 +30,7 @@ cdef extern from "elman.h" nogil:
 
     ctypedef struct elman_options:
         elman_activation activations[4]
-        int coupled, peepholes, is_projected
+        int coupled, peepholes, is_projected, by_deviation
         double clip, cell_clip, proj_clip, stay
 
     ctypedef struct elman_dense:
@@ -206,7 +206,7 @@ cdef class Packed:
     cdef readonly bint is_double
 
     def __init__(self, int cell_number, bint is_double, ptrdiff_t I, ptrdiff_t H, ptrdiff_t R, int D,
-                 tuple activations=(), int coupled=0, bint peepholes=False, bint is_projected=False,
+                 tuple activations=(), int coupled=0, bint peepholes=False, bint is_projected=False, bint by_deviation=False,
                  double clip=INFINITY, double cell_clip=INFINITY, double proj_clip=INFINITY, double stay=0.0):
         """activations: up to four of (number, alpha, beta)."""
         cdef int i
@@ -218,6 +218,7 @@ cdef class Packed:
             self.options.activations[i] = elman_activation(number, alpha, beta)
         self.options.coupled, self.options.peepholes = coupled, peepholes
         self.options.is_projected, self.options.stay = is_projected, stay
+        self.options.by_deviation = by_deviation
         self.options.clip, self.options.cell_clip, self.options.proj_clip = clip, cell_clip, proj_clip
         self.buffers = []
 

@@ -208,7 +208,7 @@ class AUGRU(Recurrent[np.ndarray]):
         self, x_t: ArrayLike, state: np.ndarray, out: np.ndarray | None = None, *, attention: ArrayLike
     ) -> np.ndarray:
         """As `elman.LSTM`'s, with attention (B,), without a batch a number."""
-        return self._take_step(x_t, state, out, row=np.atleast_1d(np.asarray(attention, self.dtype)))
+        return self._take_step(x_t, state, out, row=attention)
 
 
 class MinGRU(Recurrent[np.ndarray]):
@@ -380,7 +380,7 @@ class CfC(Recurrent[np.ndarray]):
         """As `elman.LSTM`'s, with timespans (B,), without a batch a number, or None."""
         if timespans is None:
             return super().step(x_t, state, out)
-        return self._take_step(x_t, state, out, row=np.atleast_1d(np.asarray(timespans, self.dtype)))
+        return self._take_step(x_t, state, out, row=timespans)
 
 
 class SLSTM(Recurrent[SLSTMState]):

@@ -71,8 +71,8 @@ class _Kind(NamedTuple):
         limits = (np.inf if limit is None else limit for limit in (o.clip, o.cell_clip, o.proj_clip))
         has_optional = bool(self.form.optional) and self.form.optional[0][0] in names
         return (
-            tuple(activations), _options.COUPLED.index(o.coupled), has_optional, "weight_hr" in names, *limits,
-            1 - o.leak,
+            tuple(activations), _options.COUPLED.index(o.coupled), has_optional, "weight_hr" in names,
+            bool(self.form.beside), *limits, 1 - o.leak,
         )  # fmt: skip
 
 
@@ -598,7 +598,9 @@ def _gates_of(tape):
     gates = np.zeros((T, B, w.D, G, w.H), w.dtype)
     for d in range(w.D):
         t = lengths[b] - 1 - s if d else s
-        slots = np.split(tape.kept, w.D)[d][len(s) * Rp :][: w.packed.slots * len(s) * Hp].reshape(-1, len(s), Hp)
+        slots = np.split(tape.kept, w.D)[d][len(s) * Rp :][: w.packed.slots * len(s) * Hp].reshape(
+            w.packed.slots, len(s), Hp
+        )
         for k in range(G):
             gates[t, b, d, k] = slots[states - 1 + k, :, : w.H]
     if w.cell.endswith("_any") or w.kind.form.late:  # which keep pre-activations

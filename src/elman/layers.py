@@ -155,6 +155,8 @@ class Recurrent(Parametrised, Generic[State]):
         self.batch_first = check.boolean("batch_first", batch_first)
         self.dropout = check.number("dropout", dropout, 0.0, 1.0)
         self.bias = check.boolean("bias", bias)
+        if not self.bias and not self._form.has_bias and not self._form.late and self._form.own is None:
+            raise ValueError(f"bias: expected True, since the biases of {type(self).__name__} belong to its gates")
         self.grad_clip = _options.limit("grad_clip", grad_clip)
         if merge is not None:
             if not isinstance(merge, str) or merge not in MERGES:
@@ -272,7 +274,7 @@ class Recurrent(Parametrised, Generic[State]):
         """
         inference = self._snapshot.packed[1] if not self._form.needs_row else None
         wants_all = type(return_all) is not tuple or len(return_all) > 0
-        begins_at_zero = state is not None or not self.train_state
+        begins_at_zero = not self.train_state or _is_whole(state)
         if inference is not None and lengths is None and reset is None and not wants_all and begins_at_zero:
             result = inference.call(x, state, self.batch_first, get_num_threads())
             if result is not None:
@@ -555,13 +557,17 @@ class Recurrent(Parametrised, Generic[State]):
                 return y_t
         return self._take_step(x_t, state, out)
 
-    def _take_step(self, x_t, state, out, **row):
-        """`step`, for arguments of any kind."""
+    def _take_step(self, x_t, state, out, row=None):
+        """`step`, for arguments of any kind; row: the numbers (B,) that the cell takes, without a batch one."""
         if self.bidirectional:
             raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
+        with_row = {}
+        if row is not None or self._form.needs_row:
+            row = check.array(self._form.row, row, self.dtype, () if np.ndim(x_t) == 1 else (len(x_t),))
+            with_row["row"] = row.reshape(-1)
         x, parts, y = self._step_arguments(x_t, state, out)
         stack, _ = self._snapshot.packed
-        y = self._step(x, self._bundle(*parts), stack, out=y, zoneout=self.zoneout, **row)
+        y = self._step(x, self._bundle(*parts), stack, out=y, zoneout=self.zoneout, **with_row)
         return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
 
     def step_many(self, x: ArrayLike, states: Sequence[Any], out: np.ndarray | None = None) -> np.ndarray:
@@ -1215,6 +1221,11 @@ def _time_major(a: np.ndarray, layout: str) -> np.ndarray:
 def _callers(a: np.ndarray, layout: str) -> np.ndarray:
     """The way back, also a view."""
     return a[:, 0] if layout == "T" else a.swapaxes(0, 1) if layout == "BT" else a
+
+
+def _is_whole(state: Any) -> bool:
+    """Whether no part of it stands for the layer's own initial state."""
+    return isinstance(state, np.ndarray) or (isinstance(state, tuple) and all(part is not None for part in state))
 
 
 def _between(noise: _Noise, start: int, end: int) -> _Noise:

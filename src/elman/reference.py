@@ -485,9 +485,9 @@ def _lstm_any(options: _options.Options) -> _Cell:
         di = dc_t * g
         df = dc_t * c
         if coupled == "f=1-i":
-            di, df = di - df, 0 * df
+            di, df = di - df, np.zeros_like(df)
         if coupled == "i=1-f":
-            di, df = 0 * di, df - di
+            di, df = np.zeros_like(di), df - di
         da_i = gate.backward(a_i, di)
         da_f = gate.backward(a_f, df)
         da_g = candidate.backward(a_g, dc_t * i)
@@ -1010,21 +1010,23 @@ def _jordan(options: _options.Options) -> _Cell:
     return _projected(inner, _Activation(output, None))._replace(name=f"jordan {options}", form=FORMS["jordan"])
 
 
-# Layer normalisation (Ba et al. 2016): N(a) = (a - mean a) / sqrt(variance a + eps), over the elements of each row.
+# Layer normalisation (Ba et al. 2016): N(a) = (a - mean a) / (sqrt(variance a + eps) + beside), over the elements of
+# each row; DyNet has its eps beside the deviation, the others within.
 
 
 class _Norm:
     """N(a) as `value`, and its way back."""
 
-    def __init__(self, a: Array, eps: float):
+    def __init__(self, a: Array, eps: float, beside: float = 0.0):
         away = a - a.mean(axis=1, keepdims=True)
-        self._scale = 1 / np.sqrt((away**2).mean(axis=1, keepdims=True) + eps)
+        deviation = np.sqrt((away**2).mean(axis=1, keepdims=True) + eps)
+        self._scale, self._stretch = 1 / (deviation + beside), (deviation + beside) / deviation
         self.value = away * self._scale
 
     def backward(self, d: Array) -> Array:
         """The gradient at a from that at N(a)."""
         along = (d * self.value).mean(axis=1, keepdims=True)
-        return np.asarray(self._scale * (d - d.mean(axis=1, keepdims=True) - self.value * along))
+        return np.asarray(self._scale * (d - d.mean(axis=1, keepdims=True) - self.value * along * self._stretch))
 
 
 # LSTM with a norm of each gate by itself (TFLite), a being the pre-activations of lstm_any without biases:
@@ -1080,9 +1082,9 @@ def _lstm_norm_gate(options: _options.Options) -> _Cell:
         di = dc_t * g
         df = dc_t * c
         if coupled == "f=1-i":
-            di, df = di - df, 0 * df
+            di, df = di - df, np.zeros_like(df)
         if coupled == "i=1-f":
-            di, df = 0 * di, df - di
+            di, df = np.zeros_like(di), df - di
         da_i = gate.backward(a_i, di)
         da_f = gate.backward(a_f, df)
         da_g = candidate.backward(a_g, dc_t * i)
@@ -1112,19 +1114,20 @@ def _lstm_norm_gate(options: _options.Options) -> _Cell:
 def _lstm_norm_joint(family: str, options: _options.Options) -> _Cell:
     gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations[:2])
     output = _Activation(options.activations[2], None)
-    limit, eps = options.cell_clip, 1e-5
+    limit = options.cell_clip
+    eps = (1e-30, 1e-8) if FORMS[family].beside else (1e-5, 0.0)  # the first of DyNet only against 0 / 0
 
     def step(x_t: Array, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
         h, c = state
         W_ih, W_hh, b, _, gamma_x, gamma_h, gamma_c, beta_c, *shifts = weights
-        n_x, n_h = _Norm(_linear(x_t, W_ih, 0), eps), _Norm(_linear(h, W_hh, 0), eps)
+        n_x, n_h = _Norm(_linear(x_t, W_ih, 0), *eps), _Norm(_linear(h, W_hh, 0), *eps)
         a = gamma_x * n_x.value + gamma_h * n_h.value + b
         for beta in shifts:
             a = a + beta
         a_i, a_f, a_g, a_o = _gates(a, 4)
         c_whole = gate(a_f) * c + gate(a_i) * candidate(a_g)
         c_t = _clip(limit, c_whole)
-        n_c = _Norm(c_t, eps)
+        n_c = _Norm(c_t, *eps)
         h_t = gate(a_o) * output(gamma_c * n_c.value + beta_c)
         return (h_t, c_t), (a_i, a_f, a_g, a_o, c_whole, n_x, n_h, n_c)  # type: ignore[return-value]
 
@@ -2037,11 +2040,9 @@ def _gru(reset_after: bool, activations: Sequence[Activation], clip: float | Non
 
 def _cell(cell: str, weights: Any, options: dict[str, Any]) -> _Cell:
     family = _checks.choice("cell", cell, tuple(FORMS))
-    if family == "rnn":
-        given = dict(options)
-        (nonlinearity,) = given.pop("activations", ("tanh",))
-        return _rnn(nonlinearity, given.pop("clip", None), given.pop("leak", 1.0))
     chosen = _options.of(family, options)
+    if family == "rnn":
+        return _rnn(chosen.activations[0].entry, chosen.clip, chosen.leak)
     if family == "lstm":
         return _lstm(weights, *(options.get(name, default) for name, default in _LSTM_DEFAULTS.items()))
     if family.startswith("gru_reset"):
