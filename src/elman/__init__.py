@@ -1,6 +1,6 @@
 """The fastest way to run and train recurrent neural networks on a CPU. NumPy arrays in, NumPy arrays out."""
 
-from . import diagnostics, functional, initializers, losses, metrics, reference, schedules
+from . import diagnostics, functional, gate_orders, initializers, losses, metrics, reference, schedules
 from ._config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from ._state import LSTMState, SLSTMState
 from .activation import Activation, log_softmax, softmax
@@ -74,6 +74,7 @@ __all__ = [
     "ctc",
     "diagnostics",
     "functional",
+    "gate_orders",
     "get_num_threads",
     "huber",
     "initialize",
