@@ -134,6 +134,42 @@ ENTRIES = [
     ),
     Entry("LSTM(train_state=True)", of("LSTM", train_state=True), "h0, c0 are weights", "", *LSTM),
     Entry(
+        "LSTM(num_layers=2, dropout=0.1)",
+        of("LSTM", num_layers=2, dropout=0.1),
+        "what goes up a layer times a mask, drawn anew for each step",
+        "Srivastava et al. 2014, Zaremba et al. 2014",
+        "LSTM(I, H)",
+        16,
+        10,
+    ),
+    Entry(
+        'LSTM(bidirectional=True, merge="sum")',
+        of("LSTM", bidirectional=True, merge="sum"),
+        "y = h forward + h backward",
+        "Schuster and Paliwal 1997, Keras",
+        "LSTM(I, H)",
+        16,
+        10,
+    ),
+    Entry(
+        'LSTM(bidirectional=True, merge="mul")',
+        of("LSTM", bidirectional=True, merge="mul"),
+        "y = h forward * h backward",
+        "Keras",
+        "LSTM(I, H)",
+        16,
+        10,
+    ),
+    Entry(
+        'LSTM(bidirectional=True, merge="mean")',
+        of("LSTM", bidirectional=True, merge="mean"),
+        "y = (h forward + h backward) / 2",
+        "Keras ave",
+        "LSTM(I, H)",
+        16,
+        10,
+    ),
+    Entry(
         "GRU(I, H)",
         of("GRU"),
         "n = tanh(a_n + r (W_hn h + b_hn)), h' = (1 - z) n + z h",
@@ -407,6 +443,17 @@ Written by `python bench/cells.py --write docs/cells.md`.
 
 """
 
+TAIL = """
+What a call can be asked for besides; tests/test_time.py checks it:
+
+- `forward(tbptt=k)`: y as ever; the gradient by the state is 0 from one piece of k steps to the one before it
+  (truncated backpropagation through time, Williams and Peng 1990).
+- `forward(burn_in=n)`: y as ever; dL/dx_t = 0 for the first n steps, and the gradient by the state is 0 where the
+  others begin (Kapturowski et al. 2019).
+- `return_all=("c", "gates")`, of a call and `forward`: c_t and the gates' values of every step, besides y.
+- `backward(dc=...)`: dL/dc_t += dc_t at every step, for a loss that sees c_t.
+"""
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -420,7 +467,8 @@ def main():
     machine = f"{platform.machine()}, {elman.config()['isa']}"
     with open(file, "w", encoding="utf-8") as out:
         out.write(
-            HEAD.format(date=date.today(), machine=machine, T=T, B=B, I=I, H=H, ACTIVATION=ACTIVATION) + text + "\n"
+            HEAD.format(date=date.today(), machine=machine, T=T, B=B, I=I, H=H, ACTIVATION=ACTIVATION)
+            + f"{text}\n{TAIL}"
         )
 
 

@@ -1,10 +1,13 @@
 """docs/cells.md, written by bench/cells.py: it lists every entry, its gradients are right, nothing in it is slow."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
 
 import pytest
+
+import elman
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
@@ -17,6 +20,14 @@ ROWS = re.findall(r"^\| `(.*?)` \| .* \| (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S
 
 def test_the_table_lists_every_entry():
     assert [name for name, *_ in ROWS] == list(ENTRIES)
+
+
+def test_what_a_call_can_be_asked_for_stands_below_the_table():
+    assert (ROOT / "docs" / "cells.md").read_text().endswith(f"|\n{cells.TAIL}")
+    for function, name in (
+        ("forward", "tbptt"), ("forward", "burn_in"), ("forward", "return_all"), ("backward", "dc"),
+    ):  # fmt: skip
+        assert f"{name}=" in cells.TAIL and name in inspect.signature(getattr(elman.LSTM, function)).parameters
 
 
 @pytest.mark.parametrize("name", ENTRIES)

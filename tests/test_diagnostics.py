@@ -4,6 +4,7 @@ import copy
 import importlib
 import importlib.util
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -82,6 +83,8 @@ CASES = {
     "lstm-2-bi": lambda **o: elman.LSTM(3, 4, 2, bidirectional=True, **o),
     "gru-2": lambda **o: elman.GRU(3, 4, 2, **o),
     "gru-before-bi": lambda **o: elman.GRU(3, 4, reset_after=False, bidirectional=True, bias=False, **o),
+    "lstm-proj-2-bi": lambda **o: elman.LSTM(3, 4, 2, bidirectional=True, proj_size=2, peephole=True, **o),
+    "rnn-leak": lambda **o: elman.RNN(3, 4, leak=0.5, **o),
 }
 
 
@@ -89,15 +92,17 @@ def loss_with(layer, x, dy, alive, at=None):
     """The sum of y * dy of the equations, run step by step with `at` = (k, d, t, part, b, j, amount) added to a state
     the moment it has been computed; part "c" is added after h was made of it."""
     T, B, _ = x.shape
-    H, D = layer.hidden_size, 2 if layer.bidirectional else 1
+    R, D = getattr(layer, "proj_size", 0) or layer.hidden_size, 2 if layer.bidirectional else 1
     cell = type(layer).__name__.lower()
-    options = {"rnn": ["nonlinearity"], "gru": ["reset_after"], "lstm": []}[cell]
-    options = {name: getattr(layer, name) for name in options}
+    names = {"rnn": ["nonlinearity", "leak"], "gru": ["reset_after"], "lstm": []}[cell]
+    options = {name: getattr(layer, name) for name in names}
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    further = ("weight_ci", "weight_cf", "weight_co", "weight_hr") if "weight_hr_l0" in layer.params else ()
     for k in range(layer.num_layers):
-        y = np.zeros((T, B, D * H))
+        y = np.zeros((T, B, D * R))
         for d in range(D):
             name = f"l{k}" + "_reverse" * d
-            w = tuple(layer.params.get(f"{kind}_{name}") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            w = tuple(layer.params.get(f"{kind}_{name}") for kind in (*kinds, *further))
             state = None
             for t in range(T)[:: -1 if d else 1]:
                 forward = getattr(reference, f"{cell}_forward")
@@ -106,7 +111,7 @@ def loss_with(layer, x, dy, alive, at=None):
                 if at is not None and at[:3] == (k, d, t):
                     _, _, _, part, b, j, amount = at
                     parts["hc".index(part)][0, b, j] += amount
-                y[t, :, d * H : (d + 1) * H] = np.where(alive[t][:, None], parts[0][0], 0)
+                y[t, :, d * R : (d + 1) * R] = np.where(alive[t][:, None], parts[0][0], 0)
                 state = tuple(parts) if isinstance(state, tuple) else parts[0]
         x = y
     return float((y * dy).sum())
@@ -116,7 +121,8 @@ def loss_with(layer, x, dy, alive, at=None):
 def test_gradient_norms_by_central_differences(name):
     layer = CASES[name](seed=1, dtype=np.float64)
     D = 2 if layer.bidirectional else 1
-    x, dy = draw(5, 2, 3), draw(5, 2, 4 * D, seed=1)
+    R = getattr(layer, "proj_size", 0) or 4
+    x, dy = draw(5, 2, 3), draw(5, 2, R * D, seed=1)
     lengths = [5, 3]
     alive = np.arange(5)[:, None] < lengths
     dy = np.where(alive[:, :, None], dy, 0)
@@ -126,8 +132,8 @@ def test_gradient_norms_by_central_differences(name):
     assert list(found) == list(names)
     for key, (k, d, part) in names.items():
         for t in range(5):
-            gradient = np.zeros((2, 4))
-            for b, j in np.ndindex(2, 4):
+            gradient = np.zeros((2, 4 if part == "c" else R))
+            for b, j in np.ndindex(gradient.shape):
                 if alive[t, b]:
                     high, low = (loss_with(layer, x, dy, alive, (k, d, t, part, b, j, e)) for e in (1e-5, -1e-5))
                     gradient[b, j] = (high - low) / 2e-5
@@ -376,10 +382,25 @@ def test_what_is_never_forgotten_and_what_is_never_heard():
     assert diagnostics.memory_length(rnn([[1e200]], "relu"), np.ones((9, 1))).length is None  # overflows
 
 
-@pytest.mark.parametrize("name", CASES)
+def begun(layer):
+    """With an initial state that is not 0."""
+    with layer.edit() as p:
+        for name in ("h0_l0", "c0_l0"):
+            p[name] = np.full_like(p[name], 0.7)
+    return layer
+
+
+RESPONDING = CASES | {
+    "lstm-norm": lambda **o: elman.LSTM(3, 4, 2, layer_norm="gate", **o),
+    "gru-norm": lambda **o: elman.GRU(3, 4, layer_norm="joint", **o),
+    "lstm-begun": lambda **o: begun(elman.LSTM(3, 4, train_state=True, **o)),
+}
+
+
+@pytest.mark.parametrize("name", RESPONDING)
 def test_the_response_is_the_jacobian(name):
     """Its squares are those of dy_t/dx_0, which backward gives row by row."""
-    layer = CASES[name](seed=1, dtype=np.float64)
+    layer = RESPONDING[name](seed=1, dtype=np.float64)
     x = draw(4, 2, 3)
     y, _, tape = layer.forward(x)
     squares = np.zeros(4)
@@ -388,9 +409,14 @@ def test_the_response_is_the_jacobian(name):
         dy[t, :, j] = 1  # the sequences do not mix
         squares[t] += (layer.backward(tape, dy)[0][0] ** 2).sum()
     np.testing.assert_allclose(diagnostics.memory_length(layer, x).response, np.sqrt(squares), rtol=1e-6, atol=1e-9)
-    swapped = CASES[name](seed=1, dtype=np.float64, batch_first=True)
+    swapped = RESPONDING[name](seed=1, dtype=np.float64, batch_first=True)
     found = diagnostics.memory_length(swapped, x.swapaxes(0, 1)).response
     np.testing.assert_allclose(found, np.sqrt(squares), rtol=1e-6, atol=1e-9)
+
+
+def test_a_share_that_stays_is_remembered():
+    found = diagnostics.memory_length(rnn([[0.5]], "relu", zoneout=(0.5, 0.0)), np.ones((6, 1)))
+    np.testing.assert_allclose(found.response, 0.5 * 0.75 ** np.arange(6), rtol=1e-7)  # h' = h / 2 + (h / 2 + x) / 2
 
 
 def test_an_lstm_that_keeps_its_cell_remembers_longer():
@@ -439,6 +465,51 @@ TALL = elman.LSTM(3, 5)
 def test_errors_name_the_argument(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+REFUSED = [("layer_norm", "joint"), ("zoneout", (0.5, 0.0)), ("train_state", True)]
+
+
+@pytest.mark.parametrize("cls", [elman.LSTM, elman.GRU], ids=["lstm", "gru"])
+@pytest.mark.parametrize("option, value", REFUSED, ids=[name for name, _ in REFUSED])
+def test_what_would_be_measured_wrong_is_refused(option, value, cls):
+    layer = cls(3, 5, **{option: value})
+    for function in (diagnostics.gradient_norms, diagnostics.gate_saturation, diagnostics.activation_statistics):
+        with pytest.raises(
+            ValueError, match=f"^layer: expected one with {option}=.*, got {option}={re.escape(repr(value))}$"
+        ):
+            function(layer, X)
+    assert len(diagnostics.spectral_radius(layer).radius) == len(diagnostics.singular_values(layer).values) > 0
+    assert diagnostics.check_gradients(layer, draw(4, 2, 3), elements=3).keys() >= set(layer.params)
+
+
+def test_a_projected_lstm_has_no_eigenvalues():
+    layer = elman.LSTM(3, 5, proj_size=2, bidirectional=True)
+    with pytest.raises(ValueError, match="^layer: expected one with proj_size=0, got proj_size=2"):
+        diagnostics.spectral_radius(layer)
+    assert diagnostics.singular_values(layer).values["weight_hh_l0[f]"].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"proj_size": 2, "bidirectional": True},
+        {"weight_dropout": 0.5, "recurrent_dropout": 0.5, "input_dropout": 0.5, "dropout": 0.5, "num_layers": 2},
+        {"peephole": True, "coupled": "f=1-i", "clip": 0.5, "cell_clip": 0.2, "grad_clip": 0.01},
+    ],
+    ids=["proj", "noise", "limits"],
+)
+def test_options_that_are_honoured(options):
+    """What is measured is what the layer returns."""
+    layer = elman.LSTM(3, 4, dtype=np.float64, seed=1, **options)
+    x, D = draw(6, 3, 3), 2 if layer.bidirectional else 1
+    y, _, gates = layer(x, return_all=("gates",))
+    top = layer.num_layers - 1
+    statistics, means = diagnostics.activation_statistics(layer, x).layers, diagnostics.gate_saturation(layer, x).mean
+    for d, h in enumerate(np.split(y, D, axis=2)):
+        name = f"l{top}" + "_reverse" * d
+        assert statistics[f"h_{name}"].mean == pytest.approx(h.mean(), abs=1e-14)
+        assert means[f"o_{name}"] == pytest.approx(gates[:, :, d, 3].mean(), abs=1e-14)
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures

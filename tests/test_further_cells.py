@@ -502,6 +502,14 @@ def changed(**functions):
     return type("Changed", (OwnLSTM,), {name: staticmethod(f) for name, f in functions.items()})
 
 
+def state_of(*names):
+    return type("Changed", (OwnLSTM,), {"state": names})
+
+
+def weights_of(**shapes):
+    return changed(weights=lambda I, H: shapes)
+
+
 def test_what_is_wrong_with_a_cell_of_ones_own_is_said():
     def call(cell, **keywords):
         layer = elman.Custom(3, 4, cell=cell, seed=0, **keywords)
@@ -514,17 +522,36 @@ def test_what_is_wrong_with_a_cell_of_ones_own_is_said():
     for cell, message in (
         (object(), "cell: expected a function step"),
         (type("C", (OwnLSTM,), {"state": "h"}), "cell: state: expected a tuple"),
+        (state_of("c"), r"cell: state: expected 'h' first, which is what comes out, got \('c',\)"),
+        (state_of("c", "h"), "cell: state: expected 'h' first"),
+        (state_of("n", "m", "c"), "cell: state: expected 'h' first"),
+        (state_of("a", "h"), "cell: state: expected 'h' first"),
+        (state_of("h", "n", "c"), r"cell: state: expected 'c' as the second part, .*, got \('h', 'n', 'c'\)"),
+        (state_of("h", "h"), "cell: state: expected each name once"),
+        (state_of(), "cell: state: expected a tuple"),
         (changed(weights=lambda I, H: [(H, I)]), "cell: weights: expected a dict"),
+        (weights_of(), "cell: weights: expected at least one"),
+        (weights_of(h0=(4,)), "cell: weights: expected another name than that of an initial state, got 'h0'"),
+        (weights_of(c0=(4,)), "cell: weights: expected another name .* got 'c0'"),
+        (weights_of(W="abc"), r"cell: weights\(3, 4\): W: expected a tuple of integers, got 'abc'"),
+        (weights_of(W=4), r"cell: weights\(3, 4\): W: expected a tuple of integers, got 4"),
+        (weights_of(W=(4, 2.0)), r"cell: weights\(3, 4\): W: size: expected an integer, got 2.0"),
+        (weights_of(W=(-1,)), r"cell: weights\(3, 4\): W: size: expected at least 1, got -1"),
+        (weights_of(W=(0, 4)), r"cell: weights\(3, 4\): W: size: expected at least 1, got 0"),
+        (changed(weights=lambda I, H: {f"W{I}": (H,)}), r"cell: weights\(3, 4\): expected the names \['W1'\]"),
         (changed(step=lambda x, s, w: s), "step: state: expected"),
         (changed(step=lambda x, s, w: (x, x, x)), r"step: expected \(state, saved\)"),
-        (changed(step=lambda x, s, w: ((s[0], x), None)), r"c: expected float32 \(2, 4\), got float32 \(2, 3\)"),
+        (
+            changed(step=lambda x, s, w: ((s[0], x), None)),
+            r"step: state: c: expected float32 \(2, 4\), got .* \(2, 3\)",
+        ),
         (changed(step=lambda x, s, w: ((s[0], s[1].astype(float)), None)), "step: state: c: expected float32"),
         (backward_with(lambda dx, ds, dw: (dx, ds)), r"step_backward: expected \(dx_t, dstate, dweights\)"),
         (backward_with(lambda dx, ds, dw: (dx.T, ds, dw)), "step_backward: dx_t: expected"),
         (backward_with(lambda dx, ds, dw: (dx, ds[:1], dw)), r"step_backward: dstate: expected \(h, c\)"),
         (backward_with(lambda dx, ds, dw: (dx, ds, (dw[0], dw[0], dw[2]))), "step_backward: dweights: U: expected"),
     ):
-        with pytest.raises((TypeError, ValueError), match=message):
+        with pytest.raises((TypeError, ValueError), match=f"^{message}"):
             call(cell)
     for name, value in (
         ("bias", False), ("recurrent_dropout", 0.5), ("weight_dropout", 0.5), ("backend", "compiled"),

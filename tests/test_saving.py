@@ -1043,3 +1043,23 @@ def test_no_other_package_is_needed(path):
         print(elman.load({str(path)!r}))
     """
     assert output_of(code) == "LSTM(2, 3)"
+
+
+@pytest.mark.parametrize(
+    "layer, shown",
+    [
+        (lambda: elman.LSTM(3, 4, layer_norm=np.str_("gate")), "layer_norm='gate'"),
+        (lambda: elman.GRU(3, 4, layer_norm=np.str_("joint")), "layer_norm='joint'"),
+        (lambda: elman.LSTM(3, 4, coupled=np.str_("i=1-f")), "coupled='i=1-f'"),
+        (lambda: elman.CfC(3, 4, mode=np.str_("pure")), "mode='pure'"),
+        (lambda: elman.RNN(3, 4, nonlinearity=np.str_("relu")), "nonlinearity='relu'"),
+        (lambda: elman.Activation(np.str_("relu")), "Activation('relu')"),
+        (lambda: elman.Pooling(np.str_("max")), "Pooling('max')"),
+    ],
+    ids=["lstm", "gru", "coupled", "cfc", "rnn", "activation", "pooling"],
+)
+def test_a_string_of_numpy_is_taken_as_a_plain_one(layer, shown, tmp_path):
+    model = elman.Sequential([layer()])
+    assert shown in repr(model)
+    elman.save(tmp_path / "model", model)
+    assert repr(elman.load(tmp_path / "model")) == repr(model)

@@ -391,6 +391,15 @@ def test_wrong_names_are_refused(backend, kind, value, error, message):
             call(np.zeros((T, B, I), np.float32), return_all=value)
 
 
+@pytest.mark.parametrize("cls", [elman.MinGRU, elman.MinLSTM, elman.IndRNN, elman.RNN])
+def test_a_cell_that_offers_nothing_says_so_of_itself(cls):
+    """Some of these have gates, which are not to be had."""
+    layer = cls(I, H)
+    message = "^return_all: expected nothing, since this cell offers y alone of every step, got 'gates'$"
+    with pytest.raises(ValueError, match=message):
+        layer.forward(np.zeros((T, B, I), np.float32), return_all=("gates",))
+
+
 # ---------------------------------------------------------------------------------------- several of these at once
 
 

@@ -77,9 +77,10 @@ def number_below(name, value, low, high=math.inf, *, open_below=False, infinite=
 
 
 def choice(name, value, allowed):
+    """One of `allowed`; a NumPy string as a plain one, which a layer shows and a file holds."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return value
+    return str(value)
 
 
 def array(name, value, dtype, shape, contiguous=False):

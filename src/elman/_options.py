@@ -258,7 +258,7 @@ def of(family: str, given: Mapping[str, Any]) -> Options:
         if name == "activations":
             checked[name] = _all(value, form)
         elif name == "coupled":
-            checked[name] = str(_checks.choice(name, value, COUPLED[1:]))
+            checked[name] = _checks.choice(name, value, COUPLED[1:])
         elif name == "leak":
             checked[name] = _checks.number(name, value, 0.0, 1.0)
         else:
@@ -377,7 +377,7 @@ def return_all(value: Any, form: Form) -> tuple[str, ...]:
     possible = form.returns
     for name in value:
         if name not in possible:
-            wanted = " and ".join(map(repr, possible)) or "nothing, since it has neither a cell state nor gates"
+            wanted = " and ".join(map(repr, possible)) or "nothing, since this cell offers y alone of every step"
             raise ValueError(f"return_all: expected {wanted}, got {name!r}")
     if len(set(value)) < len(value):
         raise ValueError(f"return_all: expected each name once, got {value!r}")

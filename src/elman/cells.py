@@ -340,7 +340,7 @@ class CfC(Recurrent[np.ndarray]):
         mode: str = "default",
         **common: Unpack[Common],
     ):
-        self.mode = str(check.choice("mode", mode, ("default", "no_gate", "pure")))
+        self.mode = check.choice("mode", mode, ("default", "no_gate", "pure"))
         self._family = f"cfc_{self.mode}"
         super().__init__(input_size, hidden_size, num_layers, **common)
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from . import _checks as check
 from . import _options, reference
 from ._locks import ForkSafeLock
 from ._types import Array, Arrays
@@ -26,10 +27,13 @@ class Cell(Protocol):
     Of the n sequences that take part in a step: x_t (n, I), every part of the state (n, H). n may be 0.
     """
 
-    state: tuple[str, ...]  # names of the parts of the state, the first of which comes out: ("h",), ("h", "c")
+    # Names of the parts of the state: ("h",), ("h", "c"), ("h", "n"). The first is "h", what comes out; "c", which has
+    # a zoneout of its own, can only be the second.
+    state: tuple[str, ...]
 
     def weights(self, I: int, H: int, /) -> Mapping[str, tuple[int, ...]]:
-        """Names and shapes of the weights for I inputs and H hidden units; the names depend on neither."""
+        """Names and shapes of the weights, at least one, for I inputs and H hidden units; the names depend on neither.
+        None is called like a part of the state with 0 behind it ("h0"), as the initial state is that a layer learns."""
 
     def step(self, x_t: Array, state: Arrays, weights: Arrays, /) -> tuple[Arrays, Any]:
         """(the new state, whatever step_backward needs). weights: the arrays, in the order of their names."""
@@ -88,12 +92,8 @@ class Custom(Recurrent[Any]):
         for name in ("step", "step_backward", "weights"):
             if not callable(getattr(cell, name, None)):
                 raise TypeError(f"cell: expected a function {name}, got {type(cell).__name__} without")
-        state = getattr(cell, "state", None)
-        if not isinstance(state, tuple) or not state or not all(isinstance(n, str) and n.isidentifier() for n in state):
-            raise TypeError(f"cell: state: expected a tuple of names, such as ('h',), got {state!r}")
-        shapes = cell.weights(1, 1)
-        if not isinstance(shapes, Mapping) or not all(isinstance(n, str) and n.isidentifier() for n in shapes):
-            raise TypeError(f"cell: weights: expected a dict from names to shapes, got {shapes!r}")
+        _check_state(getattr(cell, "state", None))
+        _check_names(cell.weights(1, 1), cell.state)
         if backend != "reference":
             raise ValueError(f"backend: expected 'reference', since this cell is written in NumPy, got {backend!r}")
         if common.get("bias", True) is not True:
@@ -105,11 +105,18 @@ class Custom(Recurrent[Any]):
 
     @cached_property
     def _form(self) -> _options.Form:
-        return _options.Form(1, letters=self.cell.state, is_recurrent=False, own=self.cell.weights)
+        return _options.Form(1, letters=self.cell.state, is_recurrent=False, own=self._shapes)
 
     @cached_property
     def _kinds(self) -> list[str]:
         return list(self.cell.weights(1, 1))
+
+    def _shapes(self, I: int, H: int) -> dict[str, tuple[int, ...]]:
+        """The cell's own, checked."""
+        shapes = self.cell.weights(I, H)
+        if not isinstance(shapes, Mapping) or list(shapes) != self._kinds:
+            raise ValueError(f"cell: weights({I}, {H}): expected the names {self._kinds}, as ever, got {shapes!r}")
+        return {name: _shape(f"cell: weights({I}, {H}): {name}", shape) for name, shape in shapes.items()}
 
     def _weights(self, params: Any, k: int, d: int) -> list[Any]:
         return [params[name] for name in self._names(k, d)]
@@ -150,6 +157,33 @@ class Custom(Recurrent[Any]):
         (dx_t,) = _like("step_backward", (dx_t,), ("dx_t",), (x_t,))
         dstate = _like("step_backward: dstate", dstate, self.cell.state, state)
         return dx_t, dstate, _like("step_backward: dweights", dweights, self._kinds, weights)
+
+
+def _check_state(state: Any) -> None:
+    if not isinstance(state, tuple) or not state or not all(isinstance(n, str) and n.isidentifier() for n in state):
+        raise TypeError(f"cell: state: expected a tuple of names, such as ('h',), got {state!r}")
+    if len(set(state)) < len(state):
+        raise ValueError(f"cell: state: expected each name once, got {state!r}")
+    if state[0] != "h":
+        raise ValueError(f"cell: state: expected 'h' first, which is what comes out, got {state!r}")
+    if "c" in state[2:]:
+        raise ValueError(f"cell: state: expected 'c' as the second part, if there is one, got {state!r}")
+
+
+def _check_names(shapes: Any, state: tuple[str, ...]) -> None:
+    if not isinstance(shapes, Mapping) or not all(isinstance(n, str) and n.isidentifier() for n in shapes):
+        raise TypeError(f"cell: weights: expected a dict from names to shapes, got {shapes!r}")
+    if not shapes:
+        raise ValueError("cell: weights: expected at least one, got none")
+    for name in shapes:
+        if name in [f"{letter}0" for letter in state]:
+            raise ValueError(f"cell: weights: expected another name than that of an initial state, got {name!r}")
+
+
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, tuple):
+        raise TypeError(f"{name}: expected a tuple of integers, got {shape!r}")
+    return tuple(check.integer(f"{name}: size", size, 1) for size in shape)
 
 
 def _like(what: str, values: Any, names: Any, models: Arrays) -> Arrays:

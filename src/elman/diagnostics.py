@@ -4,7 +4,8 @@ Numbers first: every function returns a small named tuple of them. Its `plot(axe
 matplotlib axes, or into new ones, and returns the axes; matplotlib is needed for that alone.
 
 Stacked layers are told apart by PyTorch's suffixes: "l0", "l1_reverse". Layers are measured as they infer, without
-dropout, from a state of zeros; nothing of them changes. The shapes are those of a call: x (T, B, I), with
+dropout and grad_clip, from a state of zeros; nothing of them changes. What a function cannot measure it refuses: the
+docstrings say which options. The shapes are those of a call: x (T, B, I), with
 `batch_first` (B, T, I), or (T, I); what lies past a sequence's length is never read.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _checks as check
-from . import functional, reference
+from . import _options, functional, reference
 from .layers import GRU, LSTM, RNN, Recurrent, _rank
 
 __all__ = [
@@ -94,7 +95,7 @@ class SpectralRadius(NamedTuple):
 class SingularValues(NamedTuple):
     """What `singular_values` found, by block of weights: "weight_hh_l0", or for gates "weight_hh_l0[f]".
 
-    values : (H,) float64, the largest first.
+    values : (H,) float64, or (proj_size,), the largest first.
     """
 
     values: dict[str, Array]
@@ -206,7 +207,7 @@ def gradient_norms(
     dy : the loss's gradient by y, in y's shape. None: one of norm 1, alike for all units, at each direction's last
         step, so that the top layer's curves start at 1 and read as factors.
 
-    TypeError, ValueError: a wrong argument; no true step at all.
+    TypeError, ValueError: a wrong argument; a layer with layer_norm, zoneout or train_state; no true step at all.
 
     >>> found = gradient_norms(rnn, x)
     >>> found.norms["h_l0"][0]               # what of it arrives at the first step
@@ -217,7 +218,7 @@ def gradient_norms(
     for k in reversed(range(layer.num_layers)):
         below = np.zeros_like(run.inputs[k])
         for d, name in enumerate(run.names(k)):
-            found, dx = run.backward(k, d, down[:, :, d * layer.hidden_size : (d + 1) * layer.hidden_size])
+            found, dx = run.backward(k, d, down[:, :, d * run.R : (d + 1) * run.R])
             below += dx
             norms.update({f"{letter}_{name}": values for letter, values in zip("hc", found)})
         down = below
@@ -231,10 +232,11 @@ def spectral_radius(layer: Layer) -> SpectralRadius:
     Of a plain RNN near h = 0, a radius below 1 makes states and gradients fade, above 1 grow (Pascanu, Mikolov and
     Bengio 2013, section 2.1). Computed in float64.
 
-    TypeError: something else than an RNN, LSTM or GRU.
+    TypeError: something else than an RNN, LSTM or GRU. ValueError: an LSTM with proj_size, whose blocks are not square.
 
     >>> spectral_radius(rnn).radius["weight_hh_l0"]
     """
+    _without(layer, proj_size=0)
     eigenvalues = {}
     for name, block in _blocks(layer):
         values = np.linalg.eigvals(block).astype(np.complex128)
@@ -268,7 +270,8 @@ def gate_saturation(
 
     low, high : what counts as closed and as open, 0 <= low <= high <= 1.
 
-    TypeError, ValueError: a wrong argument; an RNN, which has no gates; no true step at all.
+    TypeError, ValueError: a wrong argument; an RNN, which has no gates; a layer with layer_norm, zoneout or
+        train_state; no true step at all.
 
     >>> gate_saturation(lstm, x).open["f_l0"]
     """
@@ -295,14 +298,15 @@ def gate_saturation(
 def activation_statistics(layer: Layer, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> ActivationStatistics:
     """How the outputs h_t of every stacked layer are spread.
 
-    TypeError, ValueError: a wrong argument; no true step at all; outputs that are not finite.
+    TypeError, ValueError: a wrong argument; a layer with layer_norm, zoneout or train_state; no true step at all;
+        outputs that are not finite.
 
     >>> activation_statistics(rnn, x).layers["h_l0"].saturated
     """
     run = _Run(layer, x, lengths)
     layers = {}
     for _, _, name, h in run.parts():
-        values = h[run.alive].astype(np.float64)  # (N, H)
+        values = h[run.alive].astype(np.float64)  # (N, R)
         if not np.isfinite(values).all():
             raise ValueError(f"x: expected finite outputs, got NaN or infinity in h_{name}")
         counts, edges = np.histogram(values, bins=50)
@@ -327,7 +331,8 @@ def memory_length(
 
     Every input of the first step is in turn made a little larger and a little smaller; the response at step t is the
     Euclidean norm, over inputs, units and sequences, of the change of y_t by that of the input. Computed in float64
-    by central differences, whose rounding errors are some 1e-9 of a response of size 1.
+    by central differences, whose rounding errors are some 1e-9 of a response of size 1. The layer begins as in a call:
+    with train_state from what it has learned.
 
     x : what the impulse is added to, at least one step. None: zeros, for `steps` steps; your data say more.
     fraction : above 0 and below 1.
@@ -343,7 +348,9 @@ def memory_length(
     if x is None:
         background = np.zeros((check.integer("steps", steps, 1, check.MOST), 1, layer.input_size))
     else:
-        background = _Run(layer, x, None).inputs[0].astype(np.float64)
+        background = layer._arguments(x, None, None, None)[1].astype(np.float64)
+        if not background.size:
+            raise ValueError(f"x: expected at least one true step, got T={len(background)}, B={background.shape[1]}")
     exact = layer.astype(np.float64)
 
     def outputs(changed: Array) -> Array:
@@ -365,14 +372,17 @@ def memory_length(
 class _Run:
     """A layer's run over x, stacked layer by stacked layer, time first.
 
-    inputs : of each stacked layer, (T, B, I or D*H).
-    outputs : of each, (T, B, D*H), 0 past the end.
+    R : what comes out of a direction, H or proj_size.
+    inputs : of each stacked layer, (T, B, I or D*R).
+    outputs : of each, (T, B, D*R), 0 past the end.
     alive : (T, B) bool, whether sequence b has a step t.
     """
 
     def __init__(self, layer: Layer, x: npt.ArrayLike, lengths: npt.ArrayLike | None):
         self._name, _ = _cell(layer)
+        _without(layer, layer_norm=None, zoneout=_options.NO_ZONEOUT, train_state=False)
         self._layer = layer
+        self.R = layer._output_size
         self._params = layer.params
         self._module: Any = functional if layer.backend == "compiled" else reference
         self._options = {name: getattr(layer, name) for name in layer._cell_options}
@@ -419,20 +429,20 @@ class _Run:
         return gates
 
     def parts(self) -> Iterator[tuple[int, int, str, Array]]:
-        """Every stacked layer in every direction: k, d, name and h (T, B, H)."""
-        H = self._layer.hidden_size
+        """Every stacked layer in every direction: k, d, name and h (T, B, R)."""
+        R = self.R
         for k, d in itertools.product(range(self._layer.num_layers), range(self.D)):
-            yield k, d, self.names(k)[d], self.outputs[k][:, :, d * H : (d + 1) * H]
+            yield k, d, self.names(k)[d], self.outputs[k][:, :, d * R : (d + 1) * R]
 
     def final_gradient(self) -> Array:
         """A gradient of y of norm 1 for the last step of each direction: where it ends, the reverse one at 0."""
-        H = self._layer.hidden_size
+        R = self.R
         dy = np.zeros_like(self.outputs[-1])
         ends = self.alive.sum(axis=0)
         some = np.flatnonzero(ends)
-        size = (len(some) * H) ** -0.5
-        dy[ends[some] - 1, some, :H] = size
-        dy[0, some, H:] = size
+        size = (len(some) * R) ** -0.5
+        dy[ends[some] - 1, some, :R] = size
+        dy[0, some, R:] = size
         return dy
 
     def backward(self, k: int, d: int, dy: Array) -> tuple[list[Array], Array]:
@@ -451,7 +461,7 @@ class _Run:
             for t in reversed(order):
                 alive = self.alive[t]
                 reaching = [np.zeros_like(dy[t])] if dstate is None else dstate if len(norms) > 1 else (dstate,)
-                reaching = [part.reshape(dy[t].shape)[alive] for part in reaching]
+                reaching = [part.reshape(len(alive), -1)[alive] for part in reaching]
                 reaching[0] = reaching[0] + dy[t][alive]
                 for values, part in zip(norms, reaching):
                     values[t] = _norm(part)
@@ -480,7 +490,7 @@ def check_gradients(
     elements : of each array so many elements, drawn at random, are compared.
     tolerance : of the difference, beside 1 + the gradient's size. A kink (relu) within 1e-6 of a sum shows as an error.
     arguments : others of `forward`: lengths, reset, tbptt, attention, ... (tbptt and burn_in cut a gradient, so that it
-        must differ.)
+        must differ, and so does one that the layer's grad_clip limits.)
 
     Returns the largest difference for "x", "state" (of several parts "state: h", ...) and each weight by name.
 
@@ -553,6 +563,14 @@ def _cell(layer: Any) -> tuple[str, tuple[str, ...]]:
                 raise ValueError(f"layer: expected one with merge='concat', got merge={layer.merge!r}")
             return cell
     raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
+
+
+def _without(layer: Any, **plain: Any) -> None:
+    """ValueError: an RNN, LSTM or GRU that is not plain in these options."""
+    _cell(layer)
+    for name, value in plain.items():
+        if getattr(layer, name, value) != value:
+            raise ValueError(f"layer: expected one with {name}={value}, got {name}={getattr(layer, name)!r}")
 
 
 def _blocks(layer: Layer) -> Iterator[tuple[str, Array]]:
