@@ -63,6 +63,12 @@ def example(name: str) -> Any:
     return module
 
 
+def one_to_one(batches: int) -> list[Case]:
+    module = example("one_to_one")
+    x, y = (a[: 32 * min(batches, 42)] for a in module.read_digits())
+    return [Case("one_to_one", module.make_model, x, y, "softmax_cross_entropy", "Adam", 5e-3)]
+
+
 def one_to_many(batches: int) -> list[Case]:
     module = example("one_to_many")
     names = sorted(module.read_names()[: 32 * batches], key=len)  # batches of like length, as `fit` makes them
@@ -137,6 +143,7 @@ def encoder_decoder(batches: int) -> list[Case]:
 # An example is added here, by a function that gives its cases with so many batches at most. train_mpi has none: it is
 # many_to_one's model, for more than one process.
 CASES: list[Callable[[int], list[Case]]] = [
+    one_to_one,
     one_to_many,
     many_to_one,
     japanese_vowels,
@@ -222,7 +229,7 @@ def in_torch(case: Case, model: Model) -> Contestant:
         elif isinstance(layer, elman.Pooling):
             return nn.Identity()  # the network takes the last step
         elif isinstance(layer, elman.Activation):
-            return nn.Tanh()
+            return {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[layer.kind]()
         elif isinstance(layer, elman.LSTM) and has_relu(layer):
             other = ReluLSTM(layer.input_size, layer.hidden_size)
         else:
@@ -321,6 +328,7 @@ def in_keras(case: Case, model: elman.Sequential) -> Contestant:
         raise RuntimeError("Keras was imported before with another backend")
     layers = keras.layers
     pools = any(isinstance(layer, elman.Pooling) for layer in model.layers)
+    per_step = timed(case.x) and not pools
     ragged = isinstance(case.x, list)
 
     def twin(layer: Any) -> Any:
@@ -330,6 +338,8 @@ def in_keras(case: Case, model: elman.Sequential) -> Contestant:
             return layers.Dense(layer.out_features)
         if isinstance(layer, elman.Dropout):
             return layers.Dropout(layer.p)
+        if isinstance(layer, elman.Activation):
+            return layers.Activation(layer.kind)
         options = {"use_bias": layer.bias, "return_sequences": not pools}
         if isinstance(layer, elman.GRU):
             other = layers.GRU(layer.hidden_size, **options)
@@ -358,11 +368,13 @@ def in_keras(case: Case, model: elman.Sequential) -> Contestant:
     batches = []
     for x, y, lengths in padded(case):
         given = np.ones(y.shape[:1], "float32")
-        if not pools:
+        if timed(case.x):
+            x = np.ascontiguousarray(x.swapaxes(0, 1))
+        if per_step:
             y = y.swapaxes(0, 1)
             inside = np.ones(y.shape) if lengths is None else np.arange(y.shape[1]) < np.array(lengths)[:, None]
             given = (inside * (inside.size / inside.sum())).astype("float32")
-        batches.append((np.ascontiguousarray(x.swapaxes(0, 1)), y, given))
+        batches.append((x, y, given))
 
     class Batches(keras.utils.PyDataset):
         def __len__(self):
@@ -395,7 +407,7 @@ def in_keras(case: Case, model: elman.Sequential) -> Contestant:
 
     def outputs() -> np.ndarray:
         y = network.predict_on_batch(batches[0][0])
-        return y if pools else y.swapaxes(0, 1)
+        return y.swapaxes(0, 1) if per_step else y
 
     return Contestant(train, outputs)
 
@@ -420,11 +432,19 @@ CONTESTANTS: dict[str, Callable[[Case, Any], Contestant]] = {
 }
 
 
+def timed(x: Any) -> bool:
+    """Whether it has steps: x (N, I) of floats has none, as `fit` sees it."""
+    return isinstance(x, list) or x.ndim == 3 or x.dtype.kind in "iu"
+
+
 def padded(case: Case) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """The batches, time first: x, y and the lengths, or None."""
     found = []
     for batch in case.batches():
         x, y = case.x[batch], case.y[batch]
+        if not timed(x):
+            found.append((x, y, None))
+            continue
         if not isinstance(x, list):
             per_step = y.shape[:2] == x.shape[:2]
             found.append((x.swapaxes(0, 1), y.swapaxes(0, 1) if per_step else y, None))

@@ -11,6 +11,7 @@ import elman
 
 BENCH = Path(__file__).parent.parent / "bench" / "epochs.py"
 PACKAGES = {
+    "one_to_one": "sklearn",
     "many_to_one": "sklearn",
     "beginners": "sklearn",
     "forecasting": "statsmodels",
@@ -48,6 +49,7 @@ def small(epochs, **changes):
 @pytest.mark.parametrize(
     "name",
     [
+        "one_to_one",
         "one_to_many",
         "many_to_one",
         "japanese_vowels",
