@@ -11,6 +11,7 @@ import elman
 
 BENCH = Path(__file__).parent.parent / "bench" / "epochs.py"
 PACKAGES = {
+    "one_to_one": "sklearn",
     "many_to_one": "sklearn",
     "beginners": "sklearn",
     "forecasting": "statsmodels",
@@ -48,6 +49,7 @@ def small(epochs, **changes):
 @pytest.mark.parametrize(
     "name",
     [
+        "one_to_one",
         "one_to_many",
         "many_to_one",
         "japanese_vowels",
@@ -90,6 +92,24 @@ def test_peers_train_small_models_the_same(peer, kind, epochs, one_torch_thread,
     epochs.losses_after_an_epoch(case, peer)
 
 
+@pytest.mark.parametrize("peer", ["torch", "keras"])
+def test_peers_train_a_ragged_translator_the_same(peer, epochs, one_torch_thread, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    if peer == "keras":
+        pytest.importorskip("keras")
+
+    def make_model():
+        encoder = [elman.Embedding(9, 4, seed=0), elman.GRU(4, 3, bidirectional=True, seed=1)]
+        decoder = [elman.Embedding(7, 4, seed=2), elman.GRU(4, 6, seed=3)]
+        output = [elman.Dense(12, 5, seed=4), elman.Activation("tanh"), elman.Dense(5, 6, seed=5)]
+        return elman.Seq2Seq(encoder, decoder, output, attention=elman.DotAttention(), start=6, end=5)
+
+    rng = np.random.default_rng(0)
+    x, y = [rng.integers(0, 9, S) for S in (1, 2, 4, 6, 1, 3)], list(rng.integers(0, 5, (6, 3)))
+    case = small(epochs, make_model=make_model, x=x, y=y, clip_norm=0.5)
+    epochs.losses_after_an_epoch(case, peer)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"lr": 0.5}, {"clip_norm": 0.01}, {"optimizer": "Adam"}, {"y": np.zeros(6, int)}],
@@ -115,6 +135,18 @@ def test_a_peer_that_starts_elsewhere_is_found_out(epochs, one_torch_thread, mon
 def test_training_that_changes_nothing_is_found_out(epochs, one_torch_thread):
     with pytest.raises(AssertionError, match="before and .* after an epoch"):
         epochs.losses_after_an_epoch(small(epochs, lr=0.0), "torch")
+
+
+def test_a_change_below_the_tolerance_is_one_and_shows_an_idle_peer(epochs, one_torch_thread, monkeypatch):
+    case, in_torch = small(epochs, optimizer="SGD", lr=1e-2), epochs.in_torch
+    monkeypatch.setitem(epochs.TOLERANCES, "torch", 1e-3)
+    last, _ = epochs.losses_after_an_epoch(case, "torch")
+    x, y, _ = epochs.padded(case)[0]
+    first = elman.losses.softmax_cross_entropy(case.make_model()(x), y)[0]
+    assert 1e-4 < abs(last - first) / first < 1e-3
+    monkeypatch.setitem(epochs.CONTESTANTS, "torch", lambda case, model: in_torch(case._replace(lr=0.0), model))
+    with pytest.raises(AssertionError, match="small: the loss after an epoch is"):
+        epochs.losses_after_an_epoch(case, "torch")
 
 
 def test_table_and_file(epochs, one_torch_thread, monkeypatch, tmp_path, capsys):

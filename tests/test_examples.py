@@ -66,6 +66,13 @@ def test_letter_pairs_are_counted():
     assert one_to_many.bigram_perplexity([name], [name]) == pytest.approx(29 / 2)
 
 
+def test_one_to_one():
+    pytest.importorskip("sklearn")
+    results, printed, _ = quick("one_to_one")
+    assert 0.8 < results["linear"] < results["accuracy"] <= 1
+    assert printed.startswith(f"{results['accuracy']:.1%} of 450 digits ")
+
+
 def test_many_to_one():
     pytest.importorskip("sklearn")
     results, _, _ = quick("many_to_one")
@@ -163,6 +170,7 @@ def test_the_utterances_are_ragged():
 @pytest.mark.parametrize(
     "name, package, axes",
     [
+        ("one_to_one", "sklearn", 19),
         ("one_to_many", None, 2),
         ("many_to_one", "sklearn", 7),
         ("japanese_vowels", "sktime", 2),
@@ -192,6 +200,7 @@ def test_a_picture_is_a_small_file(tmp_path):
 @pytest.mark.parametrize(
     "name, package",
     [
+        ("one_to_one", "sklearn.datasets"),
         ("many_to_one", "sklearn.datasets"),
         ("beginners", "sklearn.datasets"),
         ("forecasting", "statsmodels.datasets"),
