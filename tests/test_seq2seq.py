@@ -774,6 +774,7 @@ def test_errors(make, error, words):
     "options, error, words",
     [
         ({"x": np.zeros((2, 3), np.float32)}, ValueError, "x: expected sources with a time axis"),
+        ({"x": np.ones(2, int)}, ValueError, r"x: expected \(N, T\), got \(2,\); one sequence alone is x\[None\]"),
         ({"x": [[1, 2], []]}, ValueError, r"x\[1\]: expected at least one step"),
         ({"y": [[0, 1]]}, ValueError, "y: expected 2 targets"),
         ({"y": [[0, 1], [0.5]]}, TypeError, r"y\[1\]: expected integers"),

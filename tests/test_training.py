@@ -11,6 +11,7 @@ from elman import (
     GRU,
     LSTM,
     TDNN,
+    Activation,
     Adam,
     Callback,
     Checkpoint,
@@ -642,3 +643,64 @@ def test_targets_of_each_step_are_checked():
         model.fit(draw(2, 4, 3), np.zeros((2, 3), int), loss="softmax_cross_entropy", verbose=0)
     with pytest.raises(ValueError, match="x: expected at least one sequence"):
         model.predict([])
+
+
+class Half:
+    """A layer of one's own, without weights, for numbers and integers."""
+
+    def __call__(self, x):
+        return self.forward(x)[0]
+
+    def forward(self, x):
+        return (x / 2).astype(np.float32), None
+
+    def backward(self, tape, dy):
+        return dy / 2, {}
+
+
+def timed(*front):
+    return Sequential([*front, GRU(2, 4, seed=0), Dense(4, 2, seed=1)])
+
+
+ONE = draw(100, 2)
+
+
+@pytest.mark.parametrize(
+    "model, x, words",
+    [
+        (timed(), ONE, r"\(N, T, I\), got \(100, 2\); one sequence alone is x\[None\]"),
+        (timed(), np.ones((2, 2), int), r"\(N, T, I\), got \(2, 2\); one"),
+        (timed(), np.ones(4, int), r"\(N, T, I\), got \(4,\)$"),
+        (timed(Dropout(0.5)), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+        (timed(Dense(2, 2)), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+        (timed(Half()), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+        (timed(Embedding(3, 2)), np.ones(100, int), r"\(N, T\), got \(100,\); one sequence alone is x\[None\]"),
+        (Sequential([Dense(2, 4), Pooling("max"), Dense(4, 2)]), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+        (Sequential([TDNN(2, 2, 3)]), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+    ],
+)
+def test_one_sequence_alone_is_no_batch(model, x, words):
+    """Its steps would be taken for sequences, and each be answered."""
+    before, y = copy.deepcopy(model), np.arange(len(x)) % 2
+    with pytest.raises(ValueError, match=f"^x: expected {words}"):
+        model.fit(x, y, loss="softmax_cross_entropy", **QUIET)
+    with pytest.raises(ValueError, match=f"^x: expected {words}"):
+        model.evaluate(x, y, loss="softmax_cross_entropy")
+    for method in (model.predict, model.predict_proba):
+        with pytest.raises(ValueError, match=f"^x: expected {words}"):
+            method(x)
+    assert same(model, before)
+    if "one" in words:
+        assert len(model.predict(x[None])) == 1
+
+
+def test_one_sequence_alone_is_no_validation_data():
+    words = r"validation_data: x: expected \(N, T, I\), got \(100, 2\); one sequence alone is x"
+    with pytest.raises(ValueError, match=words):
+        timed().fit(ONE[None], np.zeros((1, 100), int), loss="huber", validation_data=(ONE, np.zeros(100)), **QUIET)
+
+
+def test_models_without_time_take_rows_and_embeddings_take_integers():
+    assert Sequential([Dense(2, 3), Activation("relu"), Dropout(0.5), Dense(3, 1)]).predict(ONE).shape == (100, 1)
+    assert Sequential([Embedding(5, 3), Dense(3, 1)]).predict(np.arange(5)).shape == (5, 1)
+    assert timed(Embedding(5, 2)).predict(np.ones((3, 7), int)).shape == (3, 7, 2)

@@ -388,6 +388,10 @@ class Seq2Seq(Composite):
     # ------------------------------------------------------------------------------------------------- training
 
     _training_data = _Pairs
+
+    def _timed_axes(self, integers: bool) -> int:
+        return self.encoder._timed_axes(integers)
+
     fit = training.fit
     evaluate = training.evaluate
 

@@ -17,9 +17,14 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _checks as check
 from . import training
 from ._parameters import Parametrised, Params
+from .activation import Activation
+from .dropout import Dropout
+from .embedding import Embedding
 from .pooling import Pooling
 
 __all__ = ["Sequential"]
+
+KEEPING = (Activation, Dropout, Pooling)  # layers that give as many features as they take, whatever their number
 
 
 class Tape:
@@ -307,6 +312,16 @@ class Sequential(Composite):
         Sequential.__init__(self, state["layers"])
 
     # ---------------------------------------------------------------------------------------------- inner parts
+
+    def _timed_axes(self, integers: bool) -> int:
+        """How many axes an array of sequences has at least, if a layer needs time; 0: none does."""
+        if not any(takes & {"state", "lengths"} for takes in self._takes):
+            return 0
+        first = self.layers[0]
+        if isinstance(first, Embedding):
+            return 2
+        takes_features = isinstance(first, KEEPING) or hasattr(first, "input_size") or hasattr(first, "in_features")
+        return 2 if integers and not takes_features else 3
 
     @property
     def _pools(self) -> bool:

@@ -503,6 +503,7 @@ class _Sequences:
             if a.ndim not in ((1, 2, 3) if integers else (2, 3)):
                 wanted = "(N, T, I), (N, T) integers, (N, I), or a list of N arrays (T_i, I)"
                 raise ValueError(f"{where}x: expected shape {wanted}, got {check._kind(a)}")
+            _check_time(model, where, a)
             self.x = a if integers and a.ndim < 3 else check.array(f"{where}x", a, model.dtype, a.shape)
             self.lengths = None
             self.timed = a.ndim == 3 or (a.ndim == 2 and integers)
@@ -599,6 +600,14 @@ class _Sequences:
 def _sequences(model, *arguments):
     """x and y as `_Sequences`, or as the class of that kind which the model brings along: Seq2Seq's pairs."""
     return getattr(model, "_training_data", _Sequences)(model, *arguments)
+
+
+def _check_time(model, where, x):
+    """That x has an axis of time if a layer needs one: a sequence alone would pass for N of them without time."""
+    axes = model._timed_axes(x.dtype.kind in "iu") if hasattr(model, "_timed_axes") else 0
+    if x.ndim < axes:
+        hint = "; one sequence alone is x[None]" if x.ndim == axes - 1 else ""
+        raise ValueError(f"{where}x: expected {('(N, T)', '(N, T, I)')[axes - 2]}, got {check._shown(x.shape)}{hint}")
 
 
 def _cut(order, size):
