@@ -762,6 +762,7 @@ SHARED = GRU(3, 4)
         (lambda: built().decode(SOURCE, length_penalty=-1), ValueError, "length_penalty: expected at least 0"),
         (lambda: built().decode(SOURCE, return_scores=1), TypeError, "return_scores"),
         (lambda: built().predict([SOURCE[:, 0]], batch_size=0), ValueError, "batch_size: expected at least 1"),
+        (lambda: built().predict([]), ValueError, "^x: expected at least one sequence, got none"),
         (lambda: built().predict([[]]), ValueError, r"x\[0\]: expected at least one step"),
     ],
 )  # fmt: skip
@@ -775,6 +776,8 @@ def test_errors(make, error, words):
     [
         ({"x": np.zeros((2, 3), np.float32)}, ValueError, "x: expected sources with a time axis"),
         ({"x": np.ones(2, int)}, ValueError, r"x: expected \(N, T\), got \(2,\); one sequence alone is x\[None\]"),
+        ({"x": [], "y": []}, ValueError, "^x: expected at least one sequence, got none"),
+        ({"validation_data": ([], [])}, ValueError, "^validation_data: x: expected at least one sequence, got none"),
         ({"x": [[1, 2], []]}, ValueError, r"x\[1\]: expected at least one step"),
         ({"y": [[0, 1]]}, ValueError, "y: expected 2 targets"),
         ({"y": [[0, 1], [0.5]]}, TypeError, r"y\[1\]: expected integers"),

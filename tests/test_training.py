@@ -641,8 +641,6 @@ def test_targets_of_each_step_are_checked():
             model.fit(x, y, loss="softmax_cross_entropy", verbose=0)
     with pytest.raises(ValueError, match=r"y: expected shape \(2, 4\)"):
         model.fit(draw(2, 4, 3), np.zeros((2, 3), int), loss="softmax_cross_entropy", verbose=0)
-    with pytest.raises(ValueError, match="x: expected at least one sequence"):
-        model.predict([])
 
 
 class Half:
@@ -704,3 +702,40 @@ def test_models_without_time_take_rows_and_embeddings_take_integers():
     assert Sequential([Dense(2, 3), Activation("relu"), Dropout(0.5), Dense(3, 1)]).predict(ONE).shape == (100, 1)
     assert Sequential([Embedding(5, 3), Dense(3, 1)]).predict(np.arange(5)).shape == (5, 1)
     assert timed(Embedding(5, 2)).predict(np.ones((3, 7), int)).shape == (3, 7, 2)
+
+
+@pytest.mark.parametrize("none", [[], (), np.zeros((0, 5, 2), np.float32), np.zeros((0, 5), int)])
+def test_no_data(none):
+    is_tokens = getattr(none, "ndim", 3) == 2
+    model, some = (timed(Embedding(3, 2)), np.ones((2, 5), int)) if is_tokens else (timed(), draw(2, 5, 2))
+    before = copy.deepcopy(model)
+    y, words = np.ones((2, 5), int), "^{}x: expected at least one sequence, got none"
+    with pytest.raises(ValueError, match=words.format("")):
+        model.fit(none, [], loss="softmax_cross_entropy", **QUIET)
+    with pytest.raises(ValueError, match=words.format("validation_data: ")):
+        model.fit(some, y, validation_data=(none, []), loss="softmax_cross_entropy", **QUIET)
+    assert same(model, before)
+    with pytest.raises(ValueError, match=words.format("")):
+        model.evaluate(none, [], loss="softmax_cross_entropy")
+    for method in (model.predict, model.predict_proba):
+        with pytest.raises(ValueError, match=words.format("")):
+            method(none)
+
+
+@pytest.mark.parametrize("none", [[np.zeros((0, 2), np.float32)] * 2, np.zeros((2, 0, 2), np.float32)])
+def test_sequences_without_steps_have_no_loss(none):
+    model, some = timed(), np.ones((2, 5, 2), np.float32)
+    before, options = copy.deepcopy(model), {"loss": "softmax_cross_entropy"}
+    y, empty, words = np.ones((2, 5), int), np.zeros((2, 0), int), "^{}x: expected at least one step, got sequences of"
+    with pytest.raises(ValueError, match=words.format("")):
+        model.fit(none, empty, **options, **QUIET)
+    with pytest.raises(ValueError, match=words.format("validation_data: ")):
+        model.fit(some, y, validation_data=(none, empty), **options, **QUIET)
+    assert same(model, before)
+    with pytest.raises(ValueError, match=words.format("")):
+        model.evaluate(none, empty, **options)
+    assert [a.shape for a in model.predict(none)] == [(0, 2)] * 2
+    pooled = classifier()
+    assert pooled.evaluate([draw(0, 3)] * 2, [0, 1], **options)["loss"] > 0  # the mean over two vectors of zeros
+    history = model.fit([*none, some[0]], [*empty, y[0]], **options, **QUIET).history
+    assert np.isfinite(history["loss"]).all() and not same(model, before)

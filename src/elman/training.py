@@ -159,6 +159,9 @@ def fit(
     ranks: Ranks = comm  # which `together` has made of it
     data = _sequences(model, x, y)
     held_out = None if validation_data is None else _sequences(model, *_pair(validation_data), "validation_data: ")
+    for each in (data, held_out):
+        if each is not None and not each.steps(slice(None)):
+            raise each.no_steps()
     epochs, initial_epoch = check.integer("epochs", epochs, 0), check.integer("initial_epoch", initial_epoch, 0)
     batch_size = check.integer("batch_size", batch_size, 1)
     objective = _Objective(loss, metrics)
@@ -275,8 +278,6 @@ def predict(model: Any, x: Data, *, batch_size: int = 32) -> np.ndarray | list[n
         per_step = data.timed and y.ndim == 3
         for b, i in enumerate(indices):
             results[i] = y[b] if not per_step else y[:, b] if lengths is None else y[: lengths[b], b].copy()
-    if not results:
-        raise ValueError("x: expected at least one sequence, got none")
     return results if data.lengths is not None and per_step else np.stack(results)
 
 
@@ -349,6 +350,8 @@ def _measure(model, data, batch_size, objective, ranks):
         found = objective.compare(prediction, objective.targets(data, indices, prediction), lengths, means)
         means["loss"].add(found.value, found.count)
     ranks.merge(list(means.values()))
+    if not means["loss"].count:
+        raise data.no_steps()
     return {name: mean.compute() for name, mean in means.items()}
 
 
@@ -507,6 +510,8 @@ class _Sequences:
             self.x = a if integers and a.ndim < 3 else check.array(f"{where}x", a, model.dtype, a.shape)
             self.lengths = None
             self.timed = a.ndim == 3 or (a.ndim == 2 and integers)
+        if not len(self.x):
+            raise ValueError(f"{where}x: expected at least one sequence, got none")
         self._y, self._checked = y, None
         if y is not ABSENT and (not hasattr(y, "__len__") or len(y) != len(self.x)):
             got = len(y) if hasattr(y, "__len__") else check._kind(y)
@@ -536,6 +541,10 @@ class _Sequences:
         if self.lengths is not None:
             return int(self.lengths[indices].max(initial=0))
         return self.x.shape[1] if self.timed else 1
+
+    def no_steps(self):
+        """The error for data that has sequences but no step to learn from or to measure at."""
+        return ValueError(f"{self._name}x: expected at least one step, got sequences of length 0 only")
 
     def checksum(self):
         return checksum(self.x, self._y, self.lengths)
