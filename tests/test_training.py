@@ -26,6 +26,7 @@ from elman import (
 from elman.training import _Sequences
 
 QUIET = {"verbose": 0, "seed": 0}
+FITTED = {"loss": "softmax_cross_entropy", **QUIET}
 
 
 def draw(*shape, dtype=np.float32, seed=0):
@@ -415,6 +416,28 @@ def test_a_checkpoint_of_the_best_and_of_the_last(tmp_path):
         train(1, callbacks=[Checkpoint(path, optimizer="adam")])
     with pytest.raises(TypeError, match="save_best_only: expected True or False"):
         Checkpoint(path, save_best_only=1)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", None])
+def test_a_checkpoint_of_an_optimizer_that_fit_does_not_step(tmp_path, optimizer):
+    """It would keep an optimiser that has learnt nothing; training would go on from there without an error."""
+    model, path = classifier(), tmp_path / "last.safetensors"
+    checkpoint = Checkpoint(path, save_best_only=False, optimizer=Adam(model))
+    with pytest.raises(ValueError, match=r"Checkpoint: optimizer: expected the one that fit steps.*optimizer=adam"):
+        model.fit(*first_decides(9), **{**FITTED, "optimizer": optimizer or Adam(model)}, callbacks=[checkpoint])
+    assert same(model, classifier()) and not path.exists()
+    model.fit(*first_decides(9), **{**FITTED, "optimizer": checkpoint.optimizer}, callbacks=[checkpoint])
+    assert elman.load_checkpoint(path)[1].steps == 1
+
+
+def test_a_checkpoint_in_a_folder_that_does_not_exist(tmp_path, monkeypatch):
+    model = classifier()
+    with pytest.raises(ValueError, match=r"path: expected a file in a folder that exists, got '.*absent.*best'"):
+        model.fit(*first_decides(9), **FITTED, callbacks=[Checkpoint(tmp_path / "absent" / "best")])
+    assert same(model, classifier())
+    monkeypatch.chdir(tmp_path)
+    model.fit(*first_decides(9), **FITTED, callbacks=[Checkpoint("best")])
+    assert same(elman.load(tmp_path / "best"), model)
 
 
 def test_learning_rates():

@@ -21,7 +21,7 @@ from . import _positions, losses, optimizers
 from . import metrics as metrics_module
 from ._distributed import Ranks, checksum, together
 from .activation import softmax
-from .callbacks import Callback
+from .callbacks import Callback, Checkpoint
 from .optimizers import clip_grad_norm, clip_grad_value
 from .schedules import ReduceLROnPlateau
 
@@ -196,6 +196,11 @@ def fit(
         names += tuple(f"val_{name}" for name in objective.names)
     for callback in callbacks:
         callback.on_train_begin(model, initial_epoch, names)
+        if isinstance(callback, Checkpoint) and callback.optimizer not in (None, optimizer):
+            raise ValueError(
+                "callbacks: Checkpoint: optimizer: expected the one that fit steps, got another over the same model: "
+                "give one object to both, fit(..., optimizer=adam, callbacks=[Checkpoint(..., optimizer=adam)])"
+            )
     if ranks.size > 1:
         same = {"x, y": data.checksum(), "validation_data": None if held_out is None else held_out.checksum()}
         same |= {"epochs": epochs, "initial_epoch": initial_epoch, "batch_size": batch_size, "shuffle": shuffle}
