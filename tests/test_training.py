@@ -762,3 +762,57 @@ def test_sequences_without_steps_have_no_loss(none):
     assert pooled.evaluate([draw(0, 3)] * 2, [0, 1], **options)["loss"] > 0  # the mean over two vectors of zeros
     history = model.fit([*none, some[0]], [*empty, y[0]], **options, **QUIET).history
     assert np.isfinite(history["loss"]).all() and not same(model, before)
+
+
+def gradient_alone(prediction, target):
+    return prediction
+
+
+def gradient_first(prediction, target):
+    return prediction, 0.0
+
+
+def nothing(prediction, target):
+    return None
+
+
+def absolute(prediction, target):
+    return np.abs(prediction)
+
+
+def words(prediction, target):
+    return "1.5"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"loss": gradient_alone},
+            r"loss: expected gradient_alone to return \(loss, gradient\), got an array of float32",
+        ),
+        ({"loss": nothing}, r"loss: expected nothing to return \(loss, gradient\), got NoneType"),
+        ({"loss": gradient_first}, r"loss: expected gradient_first to return .* a number as the loss, got an array of"),
+        ({"metrics": [absolute]}, r"metrics: expected absolute to return a number, got an array of float32"),
+        ({"metrics": ["accuracy", nothing]}, "metrics: expected nothing to return a number, got NoneType"),
+        ({"metrics": [words]}, "metrics: expected words to return a number, got str"),
+    ],
+)
+def test_what_a_function_of_ones_own_returns_is_checked(options, message):
+    model, (x, y) = classifier(), first_decides(4)
+    with pytest.raises(TypeError, match=f"^{message}"):
+        model.fit(x, y, **{**FITTED, **options})
+    assert same(model, classifier())
+    with pytest.raises(TypeError, match=f"^{message}"):
+        model.evaluate(x, y, **options)
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.array, np.bool_])
+def test_any_number_will_do(kind):
+    def one(prediction, target):
+        return kind(1)
+
+    def loss(prediction, target):
+        return kind(1), np.zeros_like(prediction)
+
+    assert classifier().evaluate(*first_decides(4), loss=loss, metrics=[one]) == {"loss": 1.0, "one": 1.0}

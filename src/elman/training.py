@@ -409,7 +409,10 @@ class _Objective:
             count = prediction.shape[0] * prediction.shape[1] if lengths is None else int(lengths.sum())
         if not count:
             return NOTHING
-        value, dy = _with_lengths(self.loss, prediction, target, lengths)
+        found = _with_lengths(self.loss, prediction, target, lengths)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise TypeError(f"loss: expected {_named(self.loss)} to return (loss, gradient), got {check._kind(found)}")
+        value, dy = _number("loss", self.loss, "(loss, gradient) with a number as the loss", found[0]), found[1]
         for name in self.metrics:
             means[name].update(prediction, target, lengths, count)
         return _Found(value, dy, self._weight(prediction, target, lengths, count), count)
@@ -427,6 +430,17 @@ def _no_loss(prediction, target, lengths=None):
 
 def _with_lengths(function, prediction, target, lengths):
     return function(prediction, target) if lengths is None else function(prediction, target, lengths=lengths)
+
+
+def _named(function):
+    return getattr(function, "__name__", repr(function))
+
+
+def _number(argument, function, wanted, value):
+    """What the caller's function has returned, as a float."""
+    if not hasattr(value, "__float__") or np.ndim(value):
+        raise TypeError(f"{argument}: expected {_named(function)} to return {wanted}, got {check._kind(value)}")
+    return float(value)
 
 
 def _diagnosis(value, norm, where, lr, x, piece, clips):
@@ -455,7 +469,8 @@ class _Mean:
         self.count += count
 
     def update(self, prediction, target, lengths, count):
-        self.add(_with_lengths(self.function, prediction, target, lengths), count)
+        value = _with_lengths(self.function, prediction, target, lengths)
+        self.add(_number("metrics", self.function, "a number", value), count)
 
     def compute(self):
         return self.total / self.count if self.count else math.nan
