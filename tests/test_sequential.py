@@ -272,7 +272,7 @@ HEAD = Dense(3, 3)
         (lambda: Sequential([LSTM(3, 3, batch_first=True)]), ValueError, r"layers\[0\]: expected batch_first=False"),
         (lambda: Sequential([Pooling("max"), LSTM(3, 3)]), ValueError, r"layers\[1\]: expected no layer over time"),
         (lambda: Sequential([HEAD, Dense(3, 3, dtype="f8")]), TypeError, "layers: expected one dtype"),
-        (lambda: Sequential([HEAD, Dense(4, 3)])(X), ValueError, r"layers\[1\], Dense: x: expected shape"),
+        (lambda: Sequential([Dense(2, 3), HEAD])(X), ValueError, r"layers\[0\], Dense: x: expected shape"),
         (lambda: Sequential([HEAD])(X.astype("f8")), TypeError, r"layers\[0\], Dense: x: expected dtype float32"),
         (lambda: Sequential([HEAD])(X, lengths=[6, 1]), ValueError, "lengths: expected 0 to 5"),
         (lambda: Sequential([HEAD])(X, lengths=[1, 1, 1]), ValueError, "lengths: expected shape"),
@@ -294,6 +294,77 @@ HEAD = Dense(3, 3)
 def test_errors(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+class Doubled:
+    """A layer of one's own, without weights, that gives twice the features."""
+
+    def __call__(self, x):
+        return self.forward(x)[0]
+
+    def forward(self, x):
+        return np.concatenate([x, x], axis=-1), None
+
+    def backward(self, tape, dy):
+        raise NotImplementedError
+
+
+TWO = {"bidirectional": True}
+
+
+@pytest.mark.parametrize(
+    "layers, words",
+    [
+        (
+            lambda: [GRU(2, 4), Dense(5, 2)],
+            r"\[1\]: expected .* the 4 features of GRU\(2, 4\), got Dense\(5, 2\), .* 5$",
+        ),
+        (lambda: [GRU(2, 4, **TWO), Dense(4, 2)], r"\[1\]: expected .* the 8 features of GRU.*, got Dense"),
+        (
+            lambda: [GRU(2, 4, merge="sum", **TWO), Dense(8, 2)],
+            r"\[1\]: expected .* the 4 features of GRU.*, got Dense",
+        ),
+        (lambda: [LSTM(2, 4, proj_size=3), Dense(4, 2)], r"\[1\]: expected .* the 3 features of LSTM.*, got Dense"),
+        (lambda: [elman.Jordan(2, 4, 3), TDNN(4, 2, 2)], r"\[1\]: expected .* the 3 features of Jordan.*, got TDNN"),
+        (lambda: [TDNN(2, 3, 2), GRU(2, 4)], r"\[1\]: expected .* the 3 features of TDNN.*, got GRU\(2, 4\)"),
+        (lambda: [Embedding(9, 3), GRU(9, 4)], r"\[1\]: expected .* the 3 features of Embedding\(9, 3\), got GRU"),
+        (
+            lambda: [Dense(2, 3), Activation("relu"), Dropout(0.1), Pooling("max"), Dense(2, 1)],
+            r"\[4\]: expected .* the 3 features of Dense\(2, 3\), got Dense\(2, 1\), which takes 2",
+        ),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused_when_the_model_is_made(layers, words):
+    with pytest.raises(ValueError, match=f"^layers{words}"):
+        Sequential(layers())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [GRU(2, 4), GRU(2, 4, merge="mean", **TWO), Dense(2, 4), TDNN(2, 4, 2)],
+)
+def test_a_reverse_direction_is_pooled_only_where_there_is_one(layer):
+    words = r"layers\[2\]: expected Pooling with bidirectional=True behind .* merge='concat', got (GRU|Dense|TDNN)"
+    with pytest.raises(ValueError, match=words):
+        Sequential([layer, Dropout(0.1), Pooling("last", bidirectional=True)])
+    assert len(Sequential([layer, Pooling("mean", bidirectional=True)])) == 2  # which is the same with either
+
+
+@pytest.mark.parametrize(
+    "name", ["RNN", "GRU", "LSTM", "IndRNN", "SRU", "SLSTM", "MinGRU", "MinLSTM", "QRNN", "MGU", "CfC"]
+)
+@pytest.mark.parametrize("options, width", [({}, 4), (TWO, 8), ({"merge": "mul", **TWO}, 4)])
+def test_layers_that_fit_are_not_refused(name, options, width):
+    model = Sequential([Dense(3, 2), getattr(elman, name)(2, 4, 2, **options), Pooling("max"), Dense(width, 5)])
+    assert model(X).shape == (2, 5)
+
+
+def test_of_layers_that_elman_does_not_know_nothing_is_asked():
+    model = Sequential([Dense(3, 2), Doubled(), Pooling("last", bidirectional=True), Dense(4, 5)])
+    assert model(X).shape == (2, 5)
+    pair = Sequential([GRU(3, 4, merge=None, **TWO), Dense(4, 2)])  # two arrays of 4 features, not one of 8
+    assert pair(X).shape == (2, 5, 2, 2)
+    assert Sequential([Embedding(4, 2), Dense(2, 3)])(np.ones((5, 2), int)).shape == (5, 2, 3)
 
 
 @pytest.mark.parametrize("model, x", [(tagger("f4"), draw(6, 4, 3, dtype=np.float32)), (classifier(), IDS)])

@@ -11,6 +11,7 @@ from elman import (
     GRU,
     LSTM,
     TDNN,
+    Activation,
     Adam,
     Callback,
     Checkpoint,
@@ -25,6 +26,7 @@ from elman import (
 from elman.training import _Sequences
 
 QUIET = {"verbose": 0, "seed": 0}
+FITTED = {"loss": "softmax_cross_entropy", **QUIET}
 
 
 def draw(*shape, dtype=np.float32, seed=0):
@@ -416,6 +418,28 @@ def test_a_checkpoint_of_the_best_and_of_the_last(tmp_path):
         Checkpoint(path, save_best_only=1)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", None])
+def test_a_checkpoint_of_an_optimizer_that_fit_does_not_step(tmp_path, optimizer):
+    """It would keep an optimiser that has learnt nothing; training would go on from there without an error."""
+    model, path = classifier(), tmp_path / "last.safetensors"
+    checkpoint = Checkpoint(path, save_best_only=False, optimizer=Adam(model))
+    with pytest.raises(ValueError, match=r"Checkpoint: optimizer: expected the one that fit steps.*optimizer=adam"):
+        model.fit(*first_decides(9), **{**FITTED, "optimizer": optimizer or Adam(model)}, callbacks=[checkpoint])
+    assert same(model, classifier()) and not path.exists()
+    model.fit(*first_decides(9), **{**FITTED, "optimizer": checkpoint.optimizer}, callbacks=[checkpoint])
+    assert elman.load_checkpoint(path)[1].steps == 1
+
+
+def test_a_checkpoint_in_a_folder_that_does_not_exist(tmp_path, monkeypatch):
+    model = classifier()
+    with pytest.raises(ValueError, match=r"path: expected a file in a folder that exists, got '.*absent.*best'"):
+        model.fit(*first_decides(9), **FITTED, callbacks=[Checkpoint(tmp_path / "absent" / "best")])
+    assert same(model, classifier())
+    monkeypatch.chdir(tmp_path)
+    model.fit(*first_decides(9), **FITTED, callbacks=[Checkpoint("best")])
+    assert same(elman.load(tmp_path / "best"), model)
+
+
 def test_learning_rates():
     _, history = train(3, lr=lambda epoch: 0.1 / 2**epoch)
     assert history.history["lr"] == [0.1, 0.05, 0.025] and history.optimizer.lr == 0.025
@@ -640,5 +664,155 @@ def test_targets_of_each_step_are_checked():
             model.fit(x, y, loss="softmax_cross_entropy", verbose=0)
     with pytest.raises(ValueError, match=r"y: expected shape \(2, 4\)"):
         model.fit(draw(2, 4, 3), np.zeros((2, 3), int), loss="softmax_cross_entropy", verbose=0)
-    with pytest.raises(ValueError, match="x: expected at least one sequence"):
-        model.predict([])
+
+
+class Half:
+    """A layer of one's own, without weights, for numbers and integers."""
+
+    def __call__(self, x):
+        return self.forward(x)[0]
+
+    def forward(self, x):
+        return (x / 2).astype(np.float32), None
+
+    def backward(self, tape, dy):
+        return dy / 2, {}
+
+
+def timed(*front):
+    return Sequential([*front, GRU(2, 4, seed=0), Dense(4, 2, seed=1)])
+
+
+ONE = draw(100, 2)
+
+
+@pytest.mark.parametrize(
+    "model, x, words",
+    [
+        (timed(), ONE, r"\(N, T, I\), got \(100, 2\); one sequence alone is x\[None\]"),
+        (timed(), np.ones((2, 2), int), r"\(N, T, I\), got \(2, 2\); one"),
+        (timed(), np.ones(4, int), r"\(N, T, I\), got \(4,\)$"),
+        (timed(Dropout(0.5)), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+        (timed(Dense(2, 2)), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+        (timed(Half()), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+        (timed(Embedding(3, 2)), np.ones(100, int), r"\(N, T\), got \(100,\); one sequence alone is x\[None\]"),
+        (Sequential([Dense(2, 4), Pooling("max"), Dense(4, 2)]), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+        (Sequential([TDNN(2, 2, 3)]), ONE, r"\(N, T, I\), got \(100, 2\); one"),
+    ],
+)
+def test_one_sequence_alone_is_no_batch(model, x, words):
+    """Its steps would be taken for sequences, and each be answered."""
+    before, y = copy.deepcopy(model), np.arange(len(x)) % 2
+    with pytest.raises(ValueError, match=f"^x: expected {words}"):
+        model.fit(x, y, loss="softmax_cross_entropy", **QUIET)
+    with pytest.raises(ValueError, match=f"^x: expected {words}"):
+        model.evaluate(x, y, loss="softmax_cross_entropy")
+    for method in (model.predict, model.predict_proba):
+        with pytest.raises(ValueError, match=f"^x: expected {words}"):
+            method(x)
+    assert same(model, before)
+    if "one" in words:
+        assert len(model.predict(x[None])) == 1
+
+
+def test_one_sequence_alone_is_no_validation_data():
+    words = r"validation_data: x: expected \(N, T, I\), got \(100, 2\); one sequence alone is x"
+    with pytest.raises(ValueError, match=words):
+        timed().fit(ONE[None], np.zeros((1, 100), int), loss="huber", validation_data=(ONE, np.zeros(100)), **QUIET)
+
+
+def test_models_without_time_take_rows_and_embeddings_take_integers():
+    assert Sequential([Dense(2, 3), Activation("relu"), Dropout(0.5), Dense(3, 1)]).predict(ONE).shape == (100, 1)
+    assert Sequential([Embedding(5, 3), Dense(3, 1)]).predict(np.arange(5)).shape == (5, 1)
+    assert timed(Embedding(5, 2)).predict(np.ones((3, 7), int)).shape == (3, 7, 2)
+
+
+@pytest.mark.parametrize("none", [[], (), np.zeros((0, 5, 2), np.float32), np.zeros((0, 5), int)])
+def test_no_data(none):
+    is_tokens = getattr(none, "ndim", 3) == 2
+    model, some = (timed(Embedding(3, 2)), np.ones((2, 5), int)) if is_tokens else (timed(), draw(2, 5, 2))
+    before = copy.deepcopy(model)
+    y, words = np.ones((2, 5), int), "^{}x: expected at least one sequence, got none"
+    with pytest.raises(ValueError, match=words.format("")):
+        model.fit(none, [], loss="softmax_cross_entropy", **QUIET)
+    with pytest.raises(ValueError, match=words.format("validation_data: ")):
+        model.fit(some, y, validation_data=(none, []), loss="softmax_cross_entropy", **QUIET)
+    assert same(model, before)
+    with pytest.raises(ValueError, match=words.format("")):
+        model.evaluate(none, [], loss="softmax_cross_entropy")
+    for method in (model.predict, model.predict_proba):
+        with pytest.raises(ValueError, match=words.format("")):
+            method(none)
+
+
+@pytest.mark.parametrize("none", [[np.zeros((0, 2), np.float32)] * 2, np.zeros((2, 0, 2), np.float32)])
+def test_sequences_without_steps_have_no_loss(none):
+    model, some = timed(), np.ones((2, 5, 2), np.float32)
+    before, options = copy.deepcopy(model), {"loss": "softmax_cross_entropy"}
+    y, empty, words = np.ones((2, 5), int), np.zeros((2, 0), int), "^{}x: expected at least one step, got sequences of"
+    with pytest.raises(ValueError, match=words.format("")):
+        model.fit(none, empty, **options, **QUIET)
+    with pytest.raises(ValueError, match=words.format("validation_data: ")):
+        model.fit(some, y, validation_data=(none, empty), **options, **QUIET)
+    assert same(model, before)
+    with pytest.raises(ValueError, match=words.format("")):
+        model.evaluate(none, empty, **options)
+    assert [a.shape for a in model.predict(none)] == [(0, 2)] * 2
+    pooled = classifier()
+    assert pooled.evaluate([draw(0, 3)] * 2, [0, 1], **options)["loss"] > 0  # the mean over two vectors of zeros
+    history = model.fit([*none, some[0]], [*empty, y[0]], **options, **QUIET).history
+    assert np.isfinite(history["loss"]).all() and not same(model, before)
+
+
+def gradient_alone(prediction, target):
+    return prediction
+
+
+def gradient_first(prediction, target):
+    return prediction, 0.0
+
+
+def nothing(prediction, target):
+    return None
+
+
+def absolute(prediction, target):
+    return np.abs(prediction)
+
+
+def words(prediction, target):
+    return "1.5"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"loss": gradient_alone},
+            r"loss: expected gradient_alone to return \(loss, gradient\), got an array of float32",
+        ),
+        ({"loss": nothing}, r"loss: expected nothing to return \(loss, gradient\), got NoneType"),
+        ({"loss": gradient_first}, r"loss: expected gradient_first to return .* a number as the loss, got an array of"),
+        ({"metrics": [absolute]}, r"metrics: expected absolute to return a number, got an array of float32"),
+        ({"metrics": ["accuracy", nothing]}, "metrics: expected nothing to return a number, got NoneType"),
+        ({"metrics": [words]}, "metrics: expected words to return a number, got str"),
+    ],
+)
+def test_what_a_function_of_ones_own_returns_is_checked(options, message):
+    model, (x, y) = classifier(), first_decides(4)
+    with pytest.raises(TypeError, match=f"^{message}"):
+        model.fit(x, y, **{**FITTED, **options})
+    assert same(model, classifier())
+    with pytest.raises(TypeError, match=f"^{message}"):
+        model.evaluate(x, y, **options)
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.array, np.bool_])
+def test_any_number_will_do(kind):
+    def one(prediction, target):
+        return kind(1)
+
+    def loss(prediction, target):
+        return kind(1), np.zeros_like(prediction)
+
+    assert classifier().evaluate(*first_decides(4), loss=loss, metrics=[one]) == {"loss": 1.0, "one": 1.0}

@@ -103,6 +103,9 @@ class Checkpoint(_Watching):
         state too, by `elman.save_checkpoint`, so that `elman.load_checkpoint` can resume the training.
     monitor, mode, min_delta : as in `EarlyStopping`.
 
+    `fit` refuses by a ValueError, before it trains, a path in a folder that does not exist and an optimiser that is not
+    its own.
+
     The best alone, and a training that can be interrupted:
 
     >>> model.fit(x, y, loss="huber", epochs=50, callbacks=[Checkpoint("best.safetensors", monitor="loss")])
@@ -138,6 +141,9 @@ class Checkpoint(_Watching):
             from .saving import check_optimizer  # which knows the models, as they know this module
 
             check_optimizer(self.optimizer, model)
+        folder = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(folder):
+            raise ValueError(f"path: expected a file in a folder that exists, got {self.path!r}")
         super().on_train_begin(model, initial_epoch, names)
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:

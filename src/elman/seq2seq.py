@@ -388,6 +388,10 @@ class Seq2Seq(Composite):
     # ------------------------------------------------------------------------------------------------- training
 
     _training_data = _Pairs
+
+    def _timed_axes(self, integers: bool) -> int:
+        return self.encoder._timed_axes(integers)
+
     fit = training.fit
     evaluate = training.evaluate
 
@@ -473,6 +477,7 @@ class Seq2Seq(Composite):
         if last.out_features > first.num_embeddings:
             wanted = f"at most the {first.num_embeddings} tokens of the decoder's Embedding"
             raise ValueError(f"output: expected {wanted}, got {last.out_features}")
+        self._check_features()
         given, wanted_states = self.encoder.zero_state(1), self.decoder.zero_state(1)
         if not given:
             raise ValueError("encoder: expected a recurrent layer, got none")
@@ -481,6 +486,27 @@ class Seq2Seq(Composite):
             raise ValueError(
                 f"decoder: expected recurrent layers with the states that the encoder gives, {forms[0]}, got {forms[1]}"
             )
+
+    def _check_features(self) -> None:
+        """That the attention takes what the encoder and the decoder give, and the output what comes of both."""
+        memory, query, taken = self.encoder._features[1], self.decoder._features[1], self.output._features[0]
+        if isinstance(self.attention, DotAttention) and None not in (memory, query) and memory != query:
+            raise ValueError(
+                "attention: expected an encoder and a decoder with the same number of features for DotAttention, "
+                f"got {memory} and {query}"
+            )
+        if isinstance(self.attention, AdditiveAttention):
+            for part, name, given in (("decoder", "query_size", query), ("encoder", "memory_size", memory)):
+                size = getattr(self.attention, name)
+                if given not in (None, size):
+                    raise ValueError(f"attention: expected {name} {given}, the features of the {part}, got {size}")
+        if self.attention is None:
+            given, what = query, f"the {query} features of the decoder's {self.decoder.layers[-1]!r}"
+        else:
+            given = None if memory is None or query is None else memory + query
+            what = f"{given} features, the context's {memory} and the decoder's {query}"
+        if None not in (given, taken) and given != taken:
+            raise ValueError(f"output: expected layers that take {what}, got {self.output!r}, which takes {taken}")
 
     def _check_streams(self, who: str) -> None:
         raise ValueError(f"{who}: expected None, since a Seq2Seq needs whole sequences")

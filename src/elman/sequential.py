@@ -17,9 +17,14 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _checks as check
 from . import training
 from ._parameters import Parametrised, Params
+from .activation import Activation
+from .dropout import Dropout
+from .embedding import Embedding
 from .pooling import Pooling
 
 __all__ = ["Sequential"]
+
+KEEPING = (Activation, Dropout, Pooling)  # layers that give as many features as they take, whatever their number
 
 
 class Tape:
@@ -91,7 +96,8 @@ class Sequential(Composite):
     that runs in another thread at that moment may see some layers before and others after.
 
     TypeError: not a list of layers, or different dtypes. ValueError: a layer twice, a layer with batch_first=True, a
-    layer over time behind Pooling.
+    layer over time behind Pooling, a layer that takes another number of features than the one before gives (as far as
+    elman knows the layers), Pooling("last", bidirectional=True) behind a layer without two directions side by side.
 
     >>> model = Sequential([LSTM(12, 64), Pooling("last"), Dense(64, 9)])
     >>> model.fit(x, y, loss="softmax_cross_entropy", epochs=20)
@@ -128,6 +134,7 @@ class Sequential(Composite):
         dtypes = [layer.dtype for layer in layers if isinstance(layer, Parametrised)]
         if len(set(dtypes)) > 1:
             raise TypeError(f"layers: expected one dtype, got {', '.join(map(str, dtypes))}")
+        self._features = _check_features(layers)
         self.layers = tuple(layers)
         self.dtype = dtypes[0] if dtypes else check.FLOATS[0]
         self._takes = takes
@@ -308,6 +315,16 @@ class Sequential(Composite):
 
     # ---------------------------------------------------------------------------------------------- inner parts
 
+    def _timed_axes(self, integers: bool) -> int:
+        """How many axes an array of sequences has at least, if a layer needs time; 0: none does."""
+        if not any(takes & {"state", "lengths"} for takes in self._takes):
+            return 0
+        first = self.layers[0]
+        if isinstance(first, Embedding):
+            return 2
+        takes_features = isinstance(first, KEEPING) or hasattr(first, "input_size") or hasattr(first, "in_features")
+        return 2 if integers and not takes_features else 3
+
     @property
     def _pools(self) -> bool:
         return any(isinstance(layer, Pooling) for layer in self.layers)
@@ -361,6 +378,39 @@ class Sequential(Composite):
         """Errors of layer i say so."""
         with placed(f"layers[{i}], {type(self.layers[i]).__name__}"):
             yield
+
+
+def _check_features(layers: Sequence[Any]) -> tuple[int | None, int | None]:
+    """That each layer takes what the one before gives; how many features the model takes and gives, None: unknown."""
+    first = gives = giver = None
+    for i, layer in enumerate(layers):
+        if isinstance(layer, Pooling) and layer.mode == "last" and layer.bidirectional:
+            if isinstance(giver, Parametrised) and not _gives_two_directions(giver):
+                wanted = "behind a bidirectional layer with merge='concat'"
+                raise ValueError(f"layers[{i}]: expected Pooling with bidirectional=True {wanted}, got {giver!r} there")
+        if isinstance(layer, KEEPING):
+            continue
+        takes = _size(layer, "input_size", "in_features")
+        if None not in (takes, gives) and takes != gives:
+            wanted = f"a layer that takes the {gives} features of {giver!r}"
+            raise ValueError(f"layers[{i}]: expected {wanted}, got {layer!r}, which takes {takes}")
+        first = takes if giver is None else first
+        giver, gives = layer, _size(layer, "_width", "out_features", "embedding_dim")
+        if getattr(layer, "merge", "concat") is None:
+            gives = None  # a pair
+    return first, gives
+
+
+def _gives_two_directions(layer: Any) -> bool:
+    """Side by side."""
+    return getattr(layer, "bidirectional", False) and layer.merge == "concat"
+
+
+def _size(layer: Any, *names: str) -> int | None:
+    """The first of these attributes that a layer of elman has."""
+    if not isinstance(layer, Parametrised):
+        return None
+    return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
 
 
 @contextmanager

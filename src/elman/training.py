@@ -21,7 +21,7 @@ from . import _positions, losses, optimizers
 from . import metrics as metrics_module
 from ._distributed import Ranks, checksum, together
 from .activation import softmax
-from .callbacks import Callback
+from .callbacks import Callback, Checkpoint
 from .optimizers import clip_grad_norm, clip_grad_value
 from .schedules import ReduceLROnPlateau
 
@@ -159,6 +159,9 @@ def fit(
     ranks: Ranks = comm  # which `together` has made of it
     data = _sequences(model, x, y)
     held_out = None if validation_data is None else _sequences(model, *_pair(validation_data), "validation_data: ")
+    for each in (data, held_out):
+        if each is not None and not each.steps(slice(None)):
+            raise each.no_steps()
     epochs, initial_epoch = check.integer("epochs", epochs, 0), check.integer("initial_epoch", initial_epoch, 0)
     batch_size = check.integer("batch_size", batch_size, 1)
     objective = _Objective(loss, metrics)
@@ -193,6 +196,11 @@ def fit(
         names += tuple(f"val_{name}" for name in objective.names)
     for callback in callbacks:
         callback.on_train_begin(model, initial_epoch, names)
+        if isinstance(callback, Checkpoint) and callback.optimizer not in (None, optimizer):
+            raise ValueError(
+                "callbacks: Checkpoint: optimizer: expected the one that fit steps, got another over the same model: "
+                "give one object to both, fit(..., optimizer=adam, callbacks=[Checkpoint(..., optimizer=adam)])"
+            )
     if ranks.size > 1:
         same = {"x, y": data.checksum(), "validation_data": None if held_out is None else held_out.checksum()}
         same |= {"epochs": epochs, "initial_epoch": initial_epoch, "batch_size": batch_size, "shuffle": shuffle}
@@ -275,8 +283,6 @@ def predict(model: Any, x: Data, *, batch_size: int = 32) -> np.ndarray | list[n
         per_step = data.timed and y.ndim == 3
         for b, i in enumerate(indices):
             results[i] = y[b] if not per_step else y[:, b] if lengths is None else y[: lengths[b], b].copy()
-    if not results:
-        raise ValueError("x: expected at least one sequence, got none")
     return results if data.lengths is not None and per_step else np.stack(results)
 
 
@@ -349,6 +355,8 @@ def _measure(model, data, batch_size, objective, ranks):
         found = objective.compare(prediction, objective.targets(data, indices, prediction), lengths, means)
         means["loss"].add(found.value, found.count)
     ranks.merge(list(means.values()))
+    if not means["loss"].count:
+        raise data.no_steps()
     return {name: mean.compute() for name, mean in means.items()}
 
 
@@ -401,7 +409,10 @@ class _Objective:
             count = prediction.shape[0] * prediction.shape[1] if lengths is None else int(lengths.sum())
         if not count:
             return NOTHING
-        value, dy = _with_lengths(self.loss, prediction, target, lengths)
+        found = _with_lengths(self.loss, prediction, target, lengths)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise TypeError(f"loss: expected {_named(self.loss)} to return (loss, gradient), got {check._kind(found)}")
+        value, dy = _number("loss", self.loss, "(loss, gradient) with a number as the loss", found[0]), found[1]
         for name in self.metrics:
             means[name].update(prediction, target, lengths, count)
         return _Found(value, dy, self._weight(prediction, target, lengths, count), count)
@@ -419,6 +430,17 @@ def _no_loss(prediction, target, lengths=None):
 
 def _with_lengths(function, prediction, target, lengths):
     return function(prediction, target) if lengths is None else function(prediction, target, lengths=lengths)
+
+
+def _named(function):
+    return getattr(function, "__name__", repr(function))
+
+
+def _number(argument, function, wanted, value):
+    """What the caller's function has returned, as a float."""
+    if not hasattr(value, "__float__") or np.ndim(value):
+        raise TypeError(f"{argument}: expected {_named(function)} to return {wanted}, got {check._kind(value)}")
+    return float(value)
 
 
 def _diagnosis(value, norm, where, lr, x, piece, clips):
@@ -447,7 +469,8 @@ class _Mean:
         self.count += count
 
     def update(self, prediction, target, lengths, count):
-        self.add(_with_lengths(self.function, prediction, target, lengths), count)
+        value = _with_lengths(self.function, prediction, target, lengths)
+        self.add(_number("metrics", self.function, "a number", value), count)
 
     def compute(self):
         return self.total / self.count if self.count else math.nan
@@ -503,9 +526,12 @@ class _Sequences:
             if a.ndim not in ((1, 2, 3) if integers else (2, 3)):
                 wanted = "(N, T, I), (N, T) integers, (N, I), or a list of N arrays (T_i, I)"
                 raise ValueError(f"{where}x: expected shape {wanted}, got {check._kind(a)}")
+            _check_time(model, where, a)
             self.x = a if integers and a.ndim < 3 else check.array(f"{where}x", a, model.dtype, a.shape)
             self.lengths = None
             self.timed = a.ndim == 3 or (a.ndim == 2 and integers)
+        if not len(self.x):
+            raise ValueError(f"{where}x: expected at least one sequence, got none")
         self._y, self._checked = y, None
         if y is not ABSENT and (not hasattr(y, "__len__") or len(y) != len(self.x)):
             got = len(y) if hasattr(y, "__len__") else check._kind(y)
@@ -535,6 +561,10 @@ class _Sequences:
         if self.lengths is not None:
             return int(self.lengths[indices].max(initial=0))
         return self.x.shape[1] if self.timed else 1
+
+    def no_steps(self):
+        """The error for data that has sequences but no step to learn from or to measure at."""
+        return ValueError(f"{self._name}x: expected at least one step, got sequences of length 0 only")
 
     def checksum(self):
         return checksum(self.x, self._y, self.lengths)
@@ -599,6 +629,14 @@ class _Sequences:
 def _sequences(model, *arguments):
     """x and y as `_Sequences`, or as the class of that kind which the model brings along: Seq2Seq's pairs."""
     return getattr(model, "_training_data", _Sequences)(model, *arguments)
+
+
+def _check_time(model, where, x):
+    """That x has an axis of time if a layer needs one: a sequence alone would pass for N of them without time."""
+    axes = model._timed_axes(x.dtype.kind in "iu") if hasattr(model, "_timed_axes") else 0
+    if x.ndim < axes:
+        hint = "; one sequence alone is x[None]" if x.ndim == axes - 1 else ""
+        raise ValueError(f"{where}x: expected {('(N, T)', '(N, T, I)')[axes - 2]}, got {check._shown(x.shape)}{hint}")
 
 
 def _cut(order, size):
