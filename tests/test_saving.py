@@ -83,7 +83,7 @@ def test_every_argument_is_kept(path):
         ),
         elman.Jordan(3, 4, 5, 2, activations=("relu", "sigmoid"), **clipped),
         elman.IndRNN(3, 4, 2, activations=("relu",), clip=1.5, zoneout=(0.25, 0.0), **common),
-        elman.SRU(3, 4, 2, activations=("tanh",), zoneout=(0.0, 0.25), **common),
+        elman.SRU(3, 4, 2, activations=("tanh",), zoneout=(0.0, 0.25), **(common | {"bias": True})),
         elman.MinGRU(3, 4, 2, zoneout=(0.25, 0.0), **common),
         elman.MinLSTM(3, 4, 2, zoneout=(0.25, 0.0), **common),
         elman.QRNN(3, 4, 2, zoneout=(0.0, 0.25), **common),
@@ -111,7 +111,11 @@ def test_every_argument_is_kept(path):
     ]
     for layer in layers:
         for name, parameter in inspect.signature(type(layer)).parameters.items():
-            apart = {("activations", elman.RNN)} | {(n, elman.SRU) for n in ("recurrent_dropout", "weight_dropout")}
+            apart = (
+                {("activations", elman.RNN)}
+                | {(n, elman.SRU) for n in ("recurrent_dropout", "weight_dropout")}
+                | {("bias", elman.SRU)}
+            )
             without_product = (elman.IndRNN, elman.MinGRU, elman.MinLSTM, elman.QRNN)
             apart |= {(n, cls) for cls in without_product for n in ("recurrent_dropout", "weight_dropout")}
             apart.add(("train_state", elman.SLSTM))
