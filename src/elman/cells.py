@@ -16,7 +16,7 @@ from . import _checks as check
 from . import _options
 from ._options import FORMS, Activation
 from ._state import SLSTMState
-from .layers import Recurrent
+from .layers import Recurrent, State
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,6 +39,13 @@ class Common(TypedDict, total=False):
     dtype: DTypeLike
     seed: int | None
     backend: str
+
+
+class _Plain(Recurrent[State]):
+    """A cell without arguments of its own."""
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
+        super().__init__(input_size, hidden_size, num_layers, **common)
 
 
 class Jordan(Recurrent[np.ndarray]):
@@ -211,7 +218,7 @@ class AUGRU(Recurrent[np.ndarray]):
         return self._take_step(x_t, state, out, row=attention)
 
 
-class MinGRU(Recurrent[np.ndarray]):
+class MinGRU(_Plain[np.ndarray]):
     """minGRU (Feng et al. 2024): the gate and the candidate see x alone, so there is no recurrent product.
 
         z   = sigmoid(W_iz x_t + b_iz)
@@ -226,11 +233,8 @@ class MinGRU(Recurrent[np.ndarray]):
 
     _family = "min_gru"
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
-        super().__init__(input_size, hidden_size, num_layers, **common)
 
-
-class MinLSTM(Recurrent[np.ndarray]):
+class MinLSTM(_Plain[np.ndarray]):
     """minLSTM (Feng et al. 2024): as `MinGRU`, with two gates that are scaled so that together they are 1.
 
         f, i = sigmoid(W_i? x_t + b_i?)
@@ -244,11 +248,8 @@ class MinLSTM(Recurrent[np.ndarray]):
 
     _family = "min_lstm"
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
-        super().__init__(input_size, hidden_size, num_layers, **common)
 
-
-class QRNN(Recurrent[np.ndarray]):
+class QRNN(_Plain[np.ndarray]):
     """Quasi-recurrent network (Bradbury et al. 2017) with fo-pooling: no recurrent product.
 
         z    = tanh(W_iz x_t + b_iz)
@@ -269,9 +270,6 @@ class QRNN(Recurrent[np.ndarray]):
     """
 
     _family = "qrnn"
-
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
-        super().__init__(input_size, hidden_size, num_layers, **common)
 
 
 class MGU(Recurrent[np.ndarray]):
@@ -383,7 +381,7 @@ class CfC(Recurrent[np.ndarray]):
         return self._take_step(x_t, state, out, row=timespans)
 
 
-class SLSTM(Recurrent[SLSTMState]):
+class SLSTM(_Plain[SLSTMState]):
     """sLSTM, the scalar cell of xLSTM (Beck et al. 2024): exponential gates, stabilised so that none overflows.
 
         l   = log(sigmoid(a_f)) + m                a_? = W_i? x_t + b_i? + W_h? h + b_h?
@@ -408,9 +406,6 @@ class SLSTM(Recurrent[SLSTMState]):
     """
 
     _family = "slstm"
-
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **common: Unpack[Common]):
-        super().__init__(input_size, hidden_size, num_layers, **common)
 
     @staticmethod
     def _bundle(*parts: Any) -> SLSTMState:

@@ -110,7 +110,7 @@ class PackedWeights:
         Hp, Rp = self._padded(self.H), self._padded(self.R)
         columns = self.packed.gates * Hp
         sizes = (self.I * columns, self.R * columns, columns, columns, self.packed.units * Hp, self.H * Rp, Rp)
-        is_recurrent, is_projected = self.packed.is_recurrent, self.R != self.H or "weight_hr" in self.names
+        is_recurrent, is_projected = self.packed.is_recurrent, "weight_hr" in self.names
         is_there = (True, is_recurrent, True, is_recurrent, self.packed.units > 0, is_projected, is_projected)
         for d, dense in enumerate(self.dense):
             _kernels.pack(self.packed, d, dense, self._memory(sizes, is_there))

@@ -963,7 +963,7 @@ class LSTM(Recurrent[LSTMState]):
         + b, and of what comes out: h_t = o * tanh(gamma_c * N(c_t) + beta_c). weight_norm_ih_l{k}, weight_norm_hh_l{k}
         (4H,), weight_norm_c_l{k}, bias_norm_c_l{k} (H,), and b is bias_ih.
         "joint_shift" (DyNet): the same with gamma_x * N(W_ih x_t) + beta_x and gamma_h * N(W_hh h) + beta_h,
-        bias_norm_ih_l{k}, bias_norm_hh_l{k} (4H,).
+        bias_norm_ih_l{k}, bias_norm_hh_l{k} (4H,), and N(v) = (v - mean v) / (sqrt(variance v) + 1e-8).
         The gammas start at 1, betas and biases at 0. Only "gate" can have peepholes or coupled gates.
     grad_clip : a number: in `backward`, what goes back from each step to the one before, dh and dc, is limited to
         -grad_clip ... grad_clip. None: no limit.
