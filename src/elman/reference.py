@@ -435,6 +435,25 @@ def _rnn_any(options: _options.Options) -> _Cell:
     return _Cell(f"rnn_any {options}", FORMS["rnn"], step, step_backward, options)
 
 
+def _two_gates(gate: _Activation, coupled: str | None, a_i: Array, a_f: Array) -> Arrays:
+    """i and f, one of which may be made from the other."""
+    i, f = gate(a_i), gate(a_f)
+    if coupled == "f=1-i":
+        f = 1 - i
+    if coupled == "i=1-f":
+        i = 1 - f
+    return i, f
+
+
+def _uncoupled(coupled: str | None, di: Array, df: Array) -> Arrays:
+    """The gradients at the gates that there are; the one that is made from the other has none."""
+    if coupled == "f=1-i":
+        return di - df, np.zeros_like(df)
+    if coupled == "i=1-f":
+        return np.zeros_like(di), df - di
+    return di, df
+
+
 # i = gate(clip(a_i + p_i * c))   f = gate(clip(a_f + p_f * c))   g = candidate(clip(a_g))
 # coupled="f=1-i": f = 1 - i;  coupled="i=1-f": i = 1 - f         (the weights of the gate that is no more are not used)
 # c_t = cell_clip(f * c + i * g)
@@ -447,14 +466,6 @@ def _lstm_any(options: _options.Options) -> _Cell:
     output = _Activation(options.activations[2], None)
     coupled, limit = options.coupled, options.cell_clip
 
-    def two_gates(a_i: Array, a_f: Array) -> Arrays:
-        i, f = gate(a_i), gate(a_f)
-        if coupled == "f=1-i":
-            f = 1 - i
-        if coupled == "i=1-f":
-            i = 1 - f
-        return i, f
-
     def peep(p: Array, c: Array) -> Array | float:
         return p * c if p.size else 0.0
 
@@ -464,7 +475,7 @@ def _lstm_any(options: _options.Options) -> _Cell:
         a_i, a_f, a_g, a_o = _gates(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh), 4)
         a_i = a_i + peep(p_i, c)
         a_f = a_f + peep(p_f, c)
-        i, f = two_gates(a_i, a_f)
+        i, f = _two_gates(gate, coupled, a_i, a_f)
         c_t = _clip(limit, f * c + i * candidate(a_g))
         a_o = a_o + peep(p_o, c_t)
         h_t = gate(a_o) * output(c_t)
@@ -475,7 +486,7 @@ def _lstm_any(options: _options.Options) -> _Cell:
     ) -> tuple[Array, Arrays, Arrays]:
         (dh_t, dc_t), (h, c), (a_i, a_f, a_g, a_o) = dstate_t, state, saved
         W_ih, W_hh, _, _, p_i, p_f, p_o = _with_peepholes(weights)
-        i, f = two_gates(a_i, a_f)
+        i, f = _two_gates(gate, coupled, a_i, a_f)
         g, o = candidate(a_g), gate(a_o)
         c_whole = f * c + i * g
         c_t = _clip(limit, c_whole)
@@ -484,10 +495,7 @@ def _lstm_any(options: _options.Options) -> _Cell:
         dc_t = _clip_backward(limit, c_whole, dc_t)
         di = dc_t * g
         df = dc_t * c
-        if coupled == "f=1-i":
-            di, df = di - df, np.zeros_like(df)
-        if coupled == "i=1-f":
-            di, df = np.zeros_like(di), df - di
+        di, df = _uncoupled(coupled, di, df)
         da_i = gate.backward(a_i, di)
         da_f = gate.backward(a_f, df)
         da_g = candidate.backward(a_g, dc_t * i)
@@ -1039,10 +1047,6 @@ def _lstm_norm_gate(options: _options.Options) -> _Cell:
     output = _Activation(options.activations[2], None)
     coupled, limit, eps = options.coupled, options.cell_clip, 1e-8
 
-    def two_gates(a_i: Array, a_f: Array) -> Arrays:
-        i, f = gate(a_i), gate(a_f)
-        return (i, 1 - i) if coupled == "f=1-i" else (1 - f, f) if coupled == "i=1-f" else (i, f)
-
     def peepholes(weights: Arrays) -> Any:
         return weights[5:8] if len(weights) > 5 else (0, 0, 0)
 
@@ -1058,7 +1062,7 @@ def _lstm_norm_gate(options: _options.Options) -> _Cell:
         a_i = gamma_i * _Norm(s_i, eps).value + b_i
         a_f = gamma_f * _Norm(s_f, eps).value + b_f
         a_g = gamma_g * _Norm(s_g, eps).value + b_g
-        i, f = two_gates(a_i, a_f)
+        i, f = _two_gates(gate, coupled, a_i, a_f)
         c_t = _clip(limit, f * c + i * candidate(a_g))
         s_o = s_o + p_o * c_t
         a_o = gamma_o * _Norm(s_o, eps).value + b_o
@@ -1072,7 +1076,7 @@ def _lstm_norm_gate(options: _options.Options) -> _Cell:
         p_i, p_f, p_o = peepholes(weights)
         gamma_i, gamma_f, gamma_g, gamma_o = gamma.reshape(4, -1)
         n_i, n_f, n_g, n_o = (_Norm(s_k, eps) for s_k in s)
-        i, f = two_gates(a_i, a_f)
+        i, f = _two_gates(gate, coupled, a_i, a_f)
         g, o = candidate(a_g), gate(a_o)
         c_whole = f * c + i * g
         c_t = _clip(limit, c_whole)
@@ -1081,10 +1085,7 @@ def _lstm_norm_gate(options: _options.Options) -> _Cell:
         dc_t = _clip_backward(limit, c_whole, dc_t + output.backward(c_t, dh_t * o) + p_o * ds_o)
         di = dc_t * g
         df = dc_t * c
-        if coupled == "f=1-i":
-            di, df = di - df, np.zeros_like(df)
-        if coupled == "i=1-f":
-            di, df = np.zeros_like(di), df - di
+        di, df = _uncoupled(coupled, di, df)
         da_i = gate.backward(a_i, di)
         da_f = gate.backward(a_f, df)
         da_g = candidate.backward(a_g, dc_t * i)
