@@ -39,14 +39,17 @@ elman_schedule elman_make_schedule(ptrdiff_t T, ptrdiff_t B, const ptrdiff_t *le
     return schedule;
 }
 
-ptrdiff_t elman_part_start(const elman_schedule *schedule, ptrdiff_t parts, ptrdiff_t p)
+ptrdiff_t elman_part_start(const elman_schedule *schedule, ptrdiff_t start, ptrdiff_t end, ptrdiff_t parts,
+                           ptrdiff_t p)
 {
     if (p <= 0) return 0;
     if (p >= parts) return schedule->B;
-    const double wanted = (double)schedule->rows * (double)p / (double)parts;
+    const double all = (double)(schedule->offset[end] - schedule->offset[start]);
+    const double wanted = all * (double)p / (double)parts;
     ptrdiff_t j = 0;
     for (double steps = 0; j < schedule->B; j++) {
-        steps += (double)schedule->length[j];
+        const ptrdiff_t last = schedule->length[j] < end ? schedule->length[j] : end;
+        if (last > start) steps += (double)(last - start);
         if (steps > wanted) break;
     }
     return j;

@@ -16,8 +16,10 @@ typedef struct {
 /* Fills the schedule in index (2*B + T + 1). lengths: (B) or NULL for T each. */
 elman_schedule elman_make_schedule(ptrdiff_t T, ptrdiff_t B, const ptrdiff_t *lengths, ptrdiff_t *index);
 
-/* The first row of part p when rows are dealt to `parts` with about the same number of true steps each. */
-ptrdiff_t elman_part_start(const elman_schedule *schedule, ptrdiff_t parts, ptrdiff_t p);
+/* The first row of part p when the rows are dealt to `parts` with about the same number each of the true steps from
+ * `start` to `end`. */
+ptrdiff_t elman_part_start(const elman_schedule *schedule, ptrdiff_t start, ptrdiff_t end, ptrdiff_t parts,
+                           ptrdiff_t p);
 
 static inline ptrdiff_t elman_alive(const elman_schedule *schedule, ptrdiff_t s)
 {
