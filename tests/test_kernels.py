@@ -463,7 +463,6 @@ class Guarded:
 def guarded(monkeypatch):
     guard = Guarded()
     monkeypatch.setattr(F, "np", guard)
-    monkeypatch.setattr(F, "_aligned", guard.empty)
     return guard
 
 
@@ -473,12 +472,35 @@ def guarded(monkeypatch):
 @each_D
 @each_cell
 def test_nothing_is_touched_around_any_array(isa, guarded, name, D, dtype, size, masks):
-    """Not outside of outputs, gradients, tape and packed weights; and not read outside of the arguments."""
+    """Not outside of outputs and gradients; and not read outside of the arguments. (Packed weights and scratch have
+    guards in tests/csrc/check.c.)"""
     case = {"kernel": (name, D, dtype), "T": 5, "B": 7, "I": size, "H": size, "masks": masks, "bias": True}
     p = problem_of(case | {"state": "state", "dy": "dy", "dstate": "dstate"}, seed=0)
     expected = wide(p).results(reference)
     assert_close(in_form(p, guarded.filled).results(F), expected)
     guarded.assert_alive()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@each_dtype
+@each_D
+@each_cell
+def test_a_tape_in_larger_memory_ends_where_it_should(name, D, dtype, recompute):
+    """Memory that an earlier tape has left for it may be larger."""
+    p = odd_problem(name, D, dtype)
+    _, _, tape = p.forward(F, recompute=recompute)
+    expected, size = p.backward(F, tape), tape.kept.nbytes
+    packed = dataclasses.replace(p, weights=p.cell.run(F, "pack", p.weights))
+    left = _kernels.Memory(2 * size)
+    np.frombuffer(left, np.uint8)[:] = CANARY
+    packed.weights.spare.append(left)
+    _, _, tape = packed.forward(F, recompute=recompute)
+    assert tape.memory is left
+    assert_same_bytes(packed.backward(F, tape), expected)
+    rest = np.frombuffer(left, np.uint8)[size:]
+    assert len(rest) == size and (rest == CANARY).all(), "written behind a tape"
+    del tape
+    assert list(packed.weights.spare) == [left], "the next tape cannot have it"
 
 
 @pytest.mark.parametrize("offset", [-1, 0], ids=["before", "behind"])

@@ -3,6 +3,7 @@
 A function that takes arrays is fused: index it with "float" or "double" first, `forward["float"](...)`.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, final
 
@@ -16,6 +17,14 @@ class _Fused(Generic[_F]):
     """A function for two dtypes."""
 
     def __getitem__(self, c_type: str) -> _F: ...
+
+@final
+class Memory:
+    """Bytes from a cache line on, to be written by one kernel and read by another."""
+
+    size: int
+    def __new__(cls, size: int) -> Memory: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Packed:
@@ -34,8 +43,6 @@ class Packed:
     slots: int
     units: int
     is_recurrent: bool
-    carries_h: bool
-    takes_row: bool
     def __init__(
         self,
         cell_number: int,
@@ -54,8 +61,17 @@ class Packed:
         proj_clip: float = ...,
         stay: float = 0.0,
     ) -> None: ...
+    def pack(self, d: int, dense: tuple[_Array | None, ...]) -> None:
+        """Lay out one direction's weights."""
+
+    def pack_transposed(self, d: int, dense: tuple[_Array | None, ...]) -> None:
+        """And for backward."""
+
     def tape_size(self, rows: int, recompute: bool) -> int:
-        """Elements that the tape of one direction has for so many true pairs of step and sequence."""
+        """Bytes of a tape for so many true pairs of step and sequence."""
+
+    def new_tape(self, spare: deque[Memory], rows: int, recompute: bool) -> Memory:
+        """Memory for it."""
 
 @final
 class Stack:
@@ -79,14 +95,6 @@ elementwise: _Fused[Any]
 multiply_add: _Fused[Any]
 read: _Fused[Any]
 update: _Fused[Any]
-
-def pack(packed: Packed, d: int, dense: tuple[_Array | None, ...], memory: tuple[_Array | None, ...]) -> None:
-    """Lay out one direction's weights."""
-
-def pack_transposed(
-    packed: Packed, d: int, dense: tuple[_Array | None, ...], memory: tuple[_Array | None, ...]
-) -> None:
-    """And for backward."""
 
 def cell_names() -> tuple[str, ...]:
     """The cells, in the order of their numbers."""

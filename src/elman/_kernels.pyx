@@ -7,6 +7,7 @@ from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS,
     PyBUF_FORMAT,
     PyBUF_WRITABLE,
+    PyBuffer_FillInfo,
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
@@ -20,6 +21,9 @@ from libc.stdlib cimport qsort
 from libc.string cimport memcpy
 
 from numpy import empty as _empty, ndarray as _ndarray, zeros as _zeros
+
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
 
 cdef extern from "elman.h" nogil:
     int ELMAN_CELL_COUNT, ELMAN_STATES
@@ -193,6 +197,36 @@ def cell_names():
 
 
 @cython.final
+cdef class Memory:
+    """So many bytes, from a cache line on, to be written by one kernel and read by another. NumPy can look at them."""
+
+    cdef char *allocated
+    cdef char *start
+    cdef readonly ptrdiff_t size
+
+    def __cinit__(self, ptrdiff_t size):
+        self.allocated = allocate(size)
+        self.start, self.size = aligned(self.allocated), size
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.allocated)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.start, self.size, False, flags)
+
+
+cdef Memory take(spare, ptrdiff_t size, ptrdiff_t most):
+    """What waits in the deque `spare`, if that has from `size` to `most` bytes, or new. To hand out fresh pages can cost
+    the operating system more time than the kernels take to fill them."""
+    cdef Memory memory
+    try:
+        memory = spare.pop()
+    except IndexError:
+        return Memory(size)
+    return memory if size <= memory.size <= most else Memory(size)
+
+
+@cython.final
 cdef class Packed:
     """One layer's weights in the layout of one instruction set, as long as this object lives."""
 
@@ -200,7 +234,7 @@ cdef class Packed:
     cdef const elman_cell *cell
     cdef elman_weights weights[2]
     cdef elman_options options
-    cdef list buffers  # the memory that `weights` points into
+    cdef list memory  # what `weights` points into
     cdef readonly ptrdiff_t I, H, R
     cdef readonly int D, cell_number
     cdef readonly bint is_double
@@ -220,7 +254,7 @@ cdef class Packed:
         self.options.is_projected, self.options.stay = is_projected, stay
         self.options.by_deviation = by_deviation
         self.options.clip, self.options.cell_clip, self.options.proj_clip = clip, cell_clip, proj_clip
-        self.buffers = []
+        self.memory = []
 
     @property
     def isa(self):
@@ -250,66 +284,82 @@ cdef class Packed:
     def is_recurrent(self):
         return bool(self.cell.is_recurrent)
 
-    @property
-    def carries_h(self):
-        return bool(self.cell.carries_h)
+    cdef ptrdiff_t padded(self, ptrdiff_t n) noexcept:
+        return -(-n // self.kernels.lanes) * self.kernels.lanes
 
-    @property
-    def takes_row(self):
-        return bool(self.cell.takes_row)
+    cdef int lay_out(self, int count, const void ***places, const ptrdiff_t *sizes) except -1:
+        """Points each place at so many elements on cache lines of their own; NULL, if none are wanted."""
+        cdef ptrdiff_t line = 64 // self.cell.size, total = 0
+        cdef Memory memory
+        cdef int i
+        for i in range(count):
+            total += -(-sizes[i] // line) * line
+        memory = Memory(total * self.cell.size)
+        total = 0
+        for i in range(count):
+            places[i][0] = memory.start + total * self.cell.size if sizes[i] else NULL
+            total += -(-sizes[i] // line) * line
+        self.memory.append(memory)
+        return 0
 
-    def tape_size(self, ptrdiff_t rows, bint recompute):
-        """Elements that the tape of one direction has for so many true pairs of step and sequence."""
+    def pack(self, int d, tuple dense):
+        """Lay out the weights of direction d. dense: w_ih, w_hh, b_ih, b_hh, units, w_hr, b_hr, dense arrays or None, of
+        the dtype that this was made for."""
+        cdef elman_weights *w = &self.weights[d]
+        cdef list alive = []
+        cdef elman_dense arrays = dense_of(dense, alive)
+        cdef ptrdiff_t I = self.I, H = self.H, R = self.R, Hp = self.padded(H), N = self.cell.gates * Hp
+        cdef ptrdiff_t recurrent = self.cell.is_recurrent, Rp = self.padded(R) if self.options.is_projected else 0
+        cdef const void **places[7]
+        places[0], places[1], places[2], places[3] = &w.w_ih, &w.w_hh, &w.b_ih, &w.b_hh
+        places[4], places[5], places[6] = &w.units, &w.w_hr, &w.b_hr
+        self.lay_out(7, places, [I * N, recurrent * R * N, N, recurrent * N, self.cell.units * Hp, H * Rp, Rp])
+        with nogil:
+            self.cell.pack(I, H, R, &arrays, w)
+
+    def pack_transposed(self, int d, tuple dense):
+        """The same for backward, after `pack`."""
+        cdef elman_weights *w = &self.weights[d]
+        cdef list alive = []
+        cdef elman_dense arrays = dense_of(dense, alive)
+        cdef ptrdiff_t Hp = self.padded(self.H), Rp = self.padded(self.R), N = self.cell.gates * Hp
+        cdef const void **places[3]
+        places[0], places[1], places[2] = &w.wt_ih, &w.wt_hh, &w.wt_hr
+        self.lay_out(3, places, [N * self.padded(self.I), self.cell.is_recurrent * N * Rp,
+                                 Rp * Hp if self.options.is_projected else 0])
+        with nogil:
+            self.cell.pack_transposed(self.I, self.H, self.R, &arrays, w)
+
+    cpdef ptrdiff_t tape_size(self, ptrdiff_t rows, bint recompute) noexcept:
+        """Bytes of a tape for so many true pairs of step and sequence, which each direction sees."""
         cdef elman_layer layer
         layer.H, layer.R, layer.weights, layer.recompute = self.H, self.R, self.weights, recompute
-        return self.cell.tape(&layer, rows)
+        return self.D * self.cell.tape(&layer, rows) * self.cell.size
+
+    def new_tape(self, spare, ptrdiff_t rows, bint recompute):
+        """Memory for it: what waits in the deque `spare`, if it fits and is not too large, or new."""
+        cdef ptrdiff_t size = self.tape_size(rows, recompute)
+        return take(spare, size, 2 * size)
 
 
-cdef const void *pointer(array, list buffers) except? NULL:
-    """Where the elements of a dense array are, which must not go away before `buffers`; None is NULL."""
+cdef const void *pointer(array, list alive) except? NULL:
+    """Where the elements of a dense array are, which must not go away before `alive`; None is NULL."""
     cdef Py_buffer view
     if array is None:
         return NULL
     PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS)
     PyBuffer_Release(&view)
-    buffers.append(array)
+    alive.append(array)
     return view.buf
 
 
-cdef elman_dense dense_of(tuple arrays, list buffers) except *:
+cdef elman_dense dense_of(tuple arrays, list alive) except *:
     cdef elman_dense dense
     w_ih, w_hh, b_ih, b_hh, units, w_hr, b_hr = arrays
-    dense.w_ih, dense.w_hh = pointer(w_ih, buffers), pointer(w_hh, buffers)
-    dense.b_ih, dense.b_hh = pointer(b_ih, buffers), pointer(b_hh, buffers)
-    dense.units, dense.w_hr, dense.b_hr = pointer(units, buffers), pointer(w_hr, buffers), pointer(b_hr, buffers)
+    dense.w_ih, dense.w_hh = pointer(w_ih, alive), pointer(w_hh, alive)
+    dense.b_ih, dense.b_hh = pointer(b_ih, alive), pointer(b_hh, alive)
+    dense.units, dense.w_hr, dense.b_hr = pointer(units, alive), pointer(w_hr, alive), pointer(b_hr, alive)
     return dense
-
-
-def pack(Packed packed, int d, tuple dense, tuple memory):
-    """dense: w_ih, w_hh, b_ih, b_hh, units, w_hr, b_hr, dense arrays or None. memory: for each of them an array of the
-    size that elman.h gives, or None. All of the dtype that `packed` was made for."""
-    cdef elman_weights *w = &packed.weights[d]
-    cdef list alive = []
-    cdef elman_dense arrays = dense_of(dense, alive)
-    panels_ih, panels_hh, padded_b_ih, padded_b_hh, padded_units, panels_hr, padded_b_hr = memory
-    w.w_ih, w.w_hh = pointer(panels_ih, packed.buffers), pointer(panels_hh, packed.buffers)
-    w.b_ih, w.b_hh = pointer(padded_b_ih, packed.buffers), pointer(padded_b_hh, packed.buffers)
-    w.units = pointer(padded_units, packed.buffers)
-    w.w_hr, w.b_hr = pointer(panels_hr, packed.buffers), pointer(padded_b_hr, packed.buffers)
-    with nogil:
-        packed.cell.pack(packed.I, packed.H, packed.R, &arrays, w)
-
-
-def pack_transposed(Packed packed, int d, tuple dense, tuple memory):
-    """dense: as in `pack`. memory: for the transposed panels of w_ih, w_hh and w_hr."""
-    cdef elman_weights *w = &packed.weights[d]
-    cdef list alive = []
-    cdef elman_dense arrays = dense_of(dense, alive)
-    panels_ih, panels_hh, panels_hr = memory
-    w.wt_ih, w.wt_hh = pointer(panels_ih, packed.buffers), pointer(panels_hh, packed.buffers)
-    w.wt_hr = pointer(panels_hr, packed.buffers)
-    with nogil:
-        packed.cell.pack_transposed(packed.I, packed.H, packed.R, &arrays, w)
 
 
 cdef inline const void *start_of(const real[:, :, ::1] a) noexcept:
@@ -372,11 +422,11 @@ cdef char *allocate(ptrdiff_t size) except NULL:
 
 def forward(Packed packed, const real[:, :, :] x, list state, const ptrdiff_t[::1] lengths,
             const unsigned char[:, ::1] reset, const real[:, ::1] row, tuple noise, int threads, real[:, :, :] y,
-            real[:, :, ::1] c_all, list last, real[::1] tape, bint recompute):
-    """state, last: dense arrays, one for each state that the cell carries; in `state` None is zeros."""
+            real[:, :, ::1] c_all, list last, Memory tape, bint recompute, spare):
+    """state, last: dense arrays, one for each state that the cell carries; in `state` None is zeros. tape: from
+    new_tape, or None. spare: a deque in which scratch waits for the next call."""
     cdef elman_forward_call call
-    cdef char *index
-    cdef char *scratch = NULL
+    cdef Memory scratch
     cdef list alive = []
     cdef int i, first = not packed.cell.carries_h
     if x.shape[1] == 0:
@@ -385,7 +435,7 @@ def forward(Packed packed, const real[:, :, :] x, list state, const ptrdiff_t[::
     if noise is not None:
         fill_noise(&call.layer, noise, alive)
     if tape is not None:
-        call.layer.tape, call.layer.recompute = &tape[0] if tape.shape[0] else NULL, recompute
+        call.layer.tape, call.layer.recompute = tape.start, recompute
     for i in range(ELMAN_STATES):
         call.state[i] = call.last[i] = NULL
     for i in range(first, packed.cell.states):
@@ -396,34 +446,27 @@ def forward(Packed packed, const real[:, :, :] x, list state, const ptrdiff_t[::
     if x.shape[0]:
         call.y = &y[0, 0, 0]
     call.y_t, call.y_b = y.strides[0] // <ptrdiff_t>sizeof(real), y.strides[1] // <ptrdiff_t>sizeof(real)
-    index = allocate(index_size(&call.layer))
-    try:
-        call.layer.index = <ptrdiff_t *>aligned(index)
-        scratch = allocate(packed.cell.forward_scratch(&call.layer) * <ptrdiff_t>sizeof(real))
-        call.layer.scratch = aligned(scratch)
-        with nogil:
-            packed.cell.forward(&call)
-    finally:
-        PyMem_RawFree(index)
-        PyMem_RawFree(scratch)
+    scratch = scratch_of(&call.layer, packed.cell.forward_scratch(&call.layer) * packed.cell.size, spare)
+    with nogil:
+        packed.cell.forward(&call)
+    spare.append(scratch)
 
 
 def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths, const unsigned char[:, ::1] reset,
-             const real[:, ::1] row, tuple noise, int threads, real[::1] tape, bint recompute, const real[:, :, :] dy,
+             const real[:, ::1] row, tuple noise, int threads, Memory tape, bint recompute, const real[:, :, :] dy,
              const real[:, :, :] dc_all, double limit, list dlast, real[:, :, ::1] dx, list dstate,
-             real[:, :, ::1] drow, list dweights):
+             real[:, :, ::1] drow, list dweights, spare):
     """dlast, dstate: as state and last of `forward`. dweights: for each direction the arrays of `pack`'s dense, to be
-    written, or None."""
+    written, or None. spare: as in `forward`."""
     cdef elman_backward_call call
-    cdef char *index
-    cdef char *scratch = NULL
+    cdef Memory scratch
     cdef list alive = []
     cdef elman_dense dense
     cdef int d, i, first = not packed.cell.carries_h
     fill_layer[real](&call.layer, packed, x, lengths, reset, row, threads)
     if noise is not None:
         fill_noise(&call.layer, noise, alive)
-    call.layer.tape, call.layer.recompute = &tape[0] if tape.shape[0] else NULL, recompute
+    call.layer.tape, call.layer.recompute = tape.start, recompute
     call.dy = NULL
     if dy is not None and x.shape[0] and x.shape[1]:
         call.dy = &dy[0, 0, 0]
@@ -443,20 +486,18 @@ def backward(Packed packed, const real[:, :, :] x, const ptrdiff_t[::1] lengths,
         call.dw_ih[d], call.dw_hh[d] = <void *>dense.w_ih, <void *>dense.w_hh
         call.db_ih[d], call.db_hh[d] = <void *>dense.b_ih, <void *>dense.b_hh
         call.dunits[d], call.dw_hr[d], call.db_hr[d] = <void *>dense.units, <void *>dense.w_hr, <void *>dense.b_hr
-    index = allocate(index_size(&call.layer))
-    try:
-        call.layer.index = <ptrdiff_t *>aligned(index)
-        scratch = allocate(packed.cell.backward_scratch(&call.layer) * <ptrdiff_t>sizeof(real))
-        call.layer.scratch = aligned(scratch)
-        with nogil:
-            packed.cell.backward(&call)
-    finally:
-        PyMem_RawFree(index)
-        PyMem_RawFree(scratch)
+    scratch = scratch_of(&call.layer, packed.cell.backward_scratch(&call.layer) * packed.cell.size, spare)
+    with nogil:
+        packed.cell.backward(&call)
+    spare.append(scratch)
 
 
-cdef inline ptrdiff_t index_size(const elman_layer *layer) noexcept:
-    return (2 * layer.B + layer.T + 1) * <ptrdiff_t>sizeof(ptrdiff_t)
+cdef Memory scratch_of(elman_layer *layer, ptrdiff_t size, spare):
+    """The layer's index, and behind it scratch of so many bytes."""
+    cdef ptrdiff_t index = ((2 * layer.B + layer.T + 1) * <ptrdiff_t>sizeof(ptrdiff_t) + 63) // 64 * 64
+    cdef Memory memory = take(spare, index + size, PY_SSIZE_T_MAX)
+    layer.index, layer.scratch = <ptrdiff_t *>memory.start, memory.start + index
+    return memory
 
 
 cdef inline bint is_plain(const Py_buffer *view, char item, int axes, ptrdiff_t n0, ptrdiff_t n1,

@@ -77,43 +77,46 @@ class _Kind(NamedTuple):
 
 
 class PackedWeights:
-    """One layer's weights, copied and laid out for the kernels; made by `rnn_pack`, `lstm_pack`, `cell_pack`, ..."""
+    """One layer's weights, copied and laid out for the kernels; made by `rnn_pack`, `lstm_pack`, `cell_pack`, ...
+
+    `spare` and `scratch` hold the memory of a tape that is gone and of the last call, for the next one. What waits
+    there belongs to one layer and ends with it.
+    """
 
     def __init__(self, kind: _Kind, weights: Any, name: str = "weights"):
-        self._lay_out(kind, _checks.weights(name, weights, kind.form))
-        self.spare: deque[Array] = deque(maxlen=1)  # see _Memory
+        checked = _checks.weights(name, weights, kind.form)
+        self.kind = kind
+        self.names = kind.form.names(len(checked[0]))
+        self.cell = kind.cell(self.names)
+        w_ih = checked[0][0]
+        self.dtype = w_ih.dtype
+        self.kernels = _BY_DTYPE[self.dtype]
+        self.I, self.H, self.D = w_ih.shape[1], w_ih.shape[0] // kind.form.gates, len(checked)
+        self.R = len(checked[0][self.names.index("weight_hr")]) if "weight_hr" in self.names else self.H
+        self.letters = kind.form.letters
+        self._widths = [self.R if letter in ("h", "y") else self.H for letter in self.letters]
+        is_double = self.dtype == np.float64
+        self._form = (
+            _CELLS[self.cell], is_double, self.I, self.H, self.R, self.D, *kind.for_kernels(self.names)
+        )  # fmt: skip
+        self.spare: deque[_kernels.Memory] = deque(maxlen=1)
+        self.scratch: deque[_kernels.Memory] = deque(maxlen=1)
+        self._lay_out(checked)
 
     def renewed(self, weights: Any) -> PackedWeights:
         """The same layer with other weights, which are known to have the same form: a layer's change in every step of
         an optimiser."""
         new = object.__new__(PackedWeights)
-        new._lay_out(self.kind, weights)
-        new.spare = self.spare  # a tape's memory goes on to the next one
+        new.__dict__.update(self.__dict__)
+        new._lay_out(weights)
         return new
 
-    def _lay_out(self, kind, weights):
-        self.kind = kind
+    def _lay_out(self, weights):
         self.arrays = tuple(tuple(map(_frozen, d)) for d in weights)
-        self.names = kind.form.names(len(self.arrays[0]))
-        self.cell = kind.cell(self.names)
-        w_ih = self.arrays[0][0]
-        self.dtype = w_ih.dtype
-        self.kernels = _BY_DTYPE[self.dtype]
-        self.I, self.H, self.D = w_ih.shape[1], w_ih.shape[0] // kind.form.gates, len(self.arrays)
-        self.R = len(self.arrays[0][self.names.index("weight_hr")]) if "weight_hr" in self.names else self.H
-        self.packed = _kernels.Packed(
-            _CELLS[self.cell], self.dtype == np.float64, self.I, self.H, self.R, self.D, *kind.for_kernels(self.names)
-        )
-        self.letters = kind.form.letters
-        self._widths = [self.R if letter in ("h", "y") else self.H for letter in self.letters]
+        self.packed = _kernels.Packed(*self._form)
         self.dense = [self._dense_of(arrays) for arrays in self.arrays]
-        Hp, Rp = self._padded(self.H), self._padded(self.R)
-        columns = self.packed.gates * Hp
-        sizes = (self.I * columns, self.R * columns, columns, columns, self.packed.units * Hp, self.H * Rp, Rp)
-        is_recurrent, is_projected = self.packed.is_recurrent, "weight_hr" in self.names
-        is_there = (True, is_recurrent, True, is_recurrent, self.packed.units > 0, is_projected, is_projected)
         for d, dense in enumerate(self.dense):
-            _kernels.pack(self.packed, d, dense, self._memory(sizes, is_there))
+            self.packed.pack(d, dense)
         self._has_transposed = False
 
     def _dense_of(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
@@ -152,18 +155,9 @@ class PackedWeights:
         if not self._has_transposed:
             with _packing.held():
                 for d, dense in enumerate(() if self._has_transposed else self.dense):
-                    Hp, Rp = self._padded(self.H), self._padded(self.R)
-                    rows = self.packed.gates * Hp
-                    sizes = (rows * self._padded(self.I), rows * Rp, Rp * Hp)
-                    is_there = (True, self.packed.is_recurrent, dense[-2] is not None)
-                    _kernels.pack_transposed(self.packed, d, dense, self._memory(sizes, is_there))
+                    self.packed.pack_transposed(d, dense)
                 self._has_transposed = True
         return self.packed
-
-    def _memory(self, sizes, is_there):
-        """Arrays of these sizes on cache lines of their own; None for what is not there."""
-        arrays = iter(_all_aligned([n for n, there in zip(sizes, is_there) if there], self.dtype))
-        return tuple(next(arrays) if there else None for there in is_there)
 
     def _padded(self, n: int) -> int:
         return -(-n // self.packed.lanes) * self.packed.lanes
@@ -173,42 +167,27 @@ class PackedWeights:
         return [(D, B, width) for width in self._widths]
 
 
-class _Memory:
-    """A tape's memory. When the tape is gone it waits in `spare` for the next one: to hand out fresh pages costs the
-    operating system as much time as the kernels take to fill them. What waits belongs to one layer and ends with it.
-    """
-
-    WORTH = 2**20  # bytes; less than this the allocator keeps by itself
-
-    def __init__(self, spare: deque[Array], n: int, dtype: np.dtype):
-        size = n * dtype.itemsize
-        try:
-            whole = spare.pop()
-        except IndexError:
-            whole = None
-        if whole is None or not size <= whole.nbytes <= 2 * size:
-            whole = _aligned(size, np.dtype(np.uint8))
-        self._whole, self._spare = whole, spare
-        self.array = whole[:size].view(dtype)
-
-    def __del__(self):
-        if self._whole.nbytes >= self.WORTH:
-            self._spare.append(self._whole)
-
-
 class _Tape:
     """What a forward call keeps for its backward call; never changed."""
 
     __slots__ = ("weights", "x", "lengths", "reset", "row", "noise", "memory", "recompute")
 
-    def __init__(self, weights, x, lengths, reset, row, noise, memory, recompute):
+    def __init__(self, weights, x, lengths, reset, row, noise, recompute):
         self.weights, self.x, self.lengths, self.reset = weights, x, lengths, reset
-        self.row, self.noise, self.memory, self.recompute = row, noise, memory, recompute
+        self.row, self.noise, self.recompute = row, noise, recompute
+        self.memory = weights.packed.new_tape(weights.spare, self._rows(), recompute)
+
+    def __del__(self):
+        self.weights.spare.append(self.memory)
+
+    def _rows(self):
+        return self.x.shape[0] * self.x.shape[1] if self.lengths is None else int(self.lengths.sum())
 
     @property
     def kept(self):
         """What the kernels wrote."""
-        return self.memory.array
+        w = self.weights
+        return np.frombuffer(self.memory, np.uint8, w.packed.tape_size(self._rows(), self.recompute)).view(w.dtype)
 
 
 def rnn_pack(
@@ -517,29 +496,39 @@ def tanh(x: npt.ArrayLike) -> Array:
     return _elementwise("tanh", x)
 
 
+# What nobody asked for is found in one look: a call of a small layer takes some microseconds.
+_PLAIN = {family: _Kind(family, options) for family, options in _options.PLAIN.items()}
+
+
 def _rnn(nonlinearity, clip, leak):
     return _Kind("rnn", _options.rnn(nonlinearity, clip, leak))
 
 
 def _lstm(activations, coupled, clip, cell_clip, proj_clip):
+    if activations is LSTM_ACTIVATIONS and coupled is clip is cell_clip is proj_clip is None:
+        return _PLAIN["lstm"]
     given = {"activations": activations, "coupled": coupled, "clip": clip, "cell_clip": cell_clip}
     return _Kind("lstm", _options.of("lstm", given | {"proj_clip": proj_clip}))
 
 
 def _gru(reset_after, activations, clip):
     family = f"gru_reset_{'after' if _checks.boolean('reset_after', reset_after) else 'before'}"
+    if activations is GRU_ACTIVATIONS and clip is None:
+        return _PLAIN[family]
     return _Kind(family, _options.of(family, {"activations": activations, "clip": clip}))
 
 
 def _kind(cell, options):
-    family = _checks.choice("cell", cell, tuple(_options.FORMS))
+    family = _checks.choice("cell", cell, _options.FORMS)
+    if not options:
+        return _PLAIN[family]
     return _Kind(family, _options.of(family, options))
 
 
 def _weights(kind, weights, name="weights"):
     if type(weights) is not PackedWeights:
         return PackedWeights(kind, weights, name)
-    if weights.kind != kind:
+    if weights.kind is not kind and weights.kind != kind:
         wanted, got = (kind, weights.kind) if kind.family == weights.kind.family else (kind.family, weights.kind.family)
         raise ValueError(f"{name}: expected weights packed for {wanted}, got weights packed for {got}")
     return weights
@@ -566,7 +555,7 @@ def _forward(
         y = _checks.output("out", out, dtype, (T, B, D * R), apart)
         if lengths is not None:
             y[...] = 0
-    tape = kept = None
+    tape = memory = None
     c_all = np.zeros((T, B, D * H), dtype) if "c" in return_all else None
     if training or "gates" in return_all:
         recompute = recompute and "gates" not in return_all  # which are what it would not keep
@@ -574,14 +563,13 @@ def _forward(
         lengths, reset, row = (None if a is None else a.copy() for a in (lengths, reset, row))
         if noise is not None:
             noise = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in noise)
-        rows = T * B if lengths is None else int(lengths.sum())
-        memory = _Memory(w.spare, D * w.packed.tape_size(rows, recompute), dtype)
-        tape = _Tape(w, x, lengths, reset, row, noise, memory, recompute)
-        kept = tape.kept
+        tape = _Tape(w, x, lengths, reset, row, noise, recompute)
+        memory = tape.memory
     last = [np.empty(shape, dtype) for shape in w.state_shapes(D, B)]
     w.kernels["forward"](
-        w.packed, x, given, lengths, reset, row, noise, _config.get_num_threads(), y, c_all, last, kept, recompute
-    )
+        w.packed, x, given, lengths, reset, row, noise, _config.get_num_threads(), y, c_all, last, memory,
+        recompute, w.scratch,
+    )  # fmt: skip
     arrays = [c_all if name == "c" else _gates_of(tape) for name in return_all]
     return y, _bundled(last), tape if training else None, *arrays
 
@@ -632,8 +620,8 @@ def _backward(family, tape, dy, dstate, dc_all, grad_clip):
     dx = (np.empty if tape.lengths is None else np.zeros)((T, B, I), dtype)
     dense = [tuple([None if a is None else np.empty(a.shape, dtype) for a in arrays]) for arrays in w.dense]
     w.kernels["backward"](
-        w.for_backward(), x, tape.lengths, tape.reset, tape.row, tape.noise, _config.get_num_threads(), tape.kept,
-        tape.recompute, dy, dc_all, np.inf if limit is None else limit, dlast, dx, dstate, drow, dense,
+        w.for_backward(), x, tape.lengths, tape.reset, tape.row, tape.noise, _config.get_num_threads(), tape.memory,
+        tape.recompute, dy, dc_all, np.inf if limit is None else limit, dlast, dx, dstate, drow, dense, w.scratch,
     )  # fmt: skip
     of_row = () if drow is None else (drow.sum(axis=0),)
     return dx, _bundled(dstate), [w.gradients_of(arrays) for arrays in dense], *of_row
@@ -706,6 +694,8 @@ class Inference:
 
 
 def _state(name, value, w, D, B):
+    if value is None:
+        return [None] * len(w.letters)
     parts = _checks.parts_of(name, value, w.letters)
     return [
         None if part is None else _checks.array(f"{name}: {letter}", part, w.dtype, shape, contiguous=True)
@@ -726,23 +716,6 @@ def _elementwise(name, x):
     y = np.empty_like(a)
     _BY_DTYPE[a.dtype]["elementwise"](name, a.reshape(-1), y.reshape(-1))
     return y
-
-
-def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
-    """n elements that start on a cache line."""
-    memory = np.empty(n * dtype.itemsize + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + n * dtype.itemsize].view(dtype)
-
-
-def _all_aligned(sizes: Sequence[int], dtype: np.dtype) -> list[np.ndarray]:
-    """Arrays of so many elements, each on cache lines of its own, in one piece of memory."""
-    line = 64 // dtype.itemsize
-    starts = [0]
-    for n in sizes:
-        starts.append(starts[-1] - (-n // line) * line)
-    whole = _aligned(starts[-1], dtype)
-    return [whole[start : start + n] for start, n in zip(starts, sizes)]
 
 
 def _frozen(array):

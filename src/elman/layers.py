@@ -123,6 +123,7 @@ class Recurrent(Parametrised, Generic[State]):
         "_step",
         "_inference",
         "_drawing",
+        "_quiet",
     )
 
     input_size: int
@@ -291,7 +292,7 @@ class Recurrent(Parametrised, Generic[State]):
         if inference is None or wants_all:
             y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
             quiet = _Noise([None] * (self.num_layers - 1), zoneout=[self.zoneout] * self.num_layers)
-            parts, _, every = self._run(
+            _, parts, _, every = self._run(
                 stack, below, given, lengths, reset, row, quiet, _time_major(y, layout), return_all, training=False
             )
             return (
@@ -376,11 +377,27 @@ class Recurrent(Parametrised, Generic[State]):
         T, B, _ = below.shape
         noise = self._draw(T, B, rng)
         stack = self._thinned(snapshot, noise)
-        y = np.empty((*_sizes(layout, T, B), self._width), self.dtype)
         learned = [self.train_state and part is None for part in given]
-        out, parts, pieces, every = _time_major(y, layout), self._begun(given, B), [], []
-        for start, end, training in _cut(T, burn_in, tbptt):
-            parts, piece, arrays = self._run(
+        parts = self._begun(given, B)
+        if tbptt or burn_in:
+            y, parts, pieces, every = self._train_pieces(
+                _cut(T, burn_in, tbptt), stack, below, parts, lengths, reset, row, noise, return_all, recompute
+            )
+        else:
+            out = np.empty((B, T, self._width), self.dtype).swapaxes(0, 1) if layout == "BT" else None
+            y, parts, piece, every = self._run(
+                stack, below, parts, lengths, reset, row, noise, out, return_all, training=True, recompute=recompute
+            )
+            pieces = [_Piece(0, T, *piece)]
+        tape = Tape(self, snapshot, layout, T, B, lengths, pieces, noise, learned)
+        y, *every = (np.ascontiguousarray(_callers(a, layout)) for a in (y, *every))
+        return self._outputs(y), self._callers_state(parts, layout), tape, *every
+
+    def _train_pieces(self, cuts, stack, below, parts, lengths, reset, row, noise, return_all, recompute):
+        """As `_run`, piece after piece of time; y and what return_all asks for of all of them."""
+        pieces, outputs = [], []
+        for start, end, training in cuts:
+            y, parts, piece, every = self._run(
                 stack,
                 below[start:end],
                 parts,
@@ -388,20 +405,16 @@ class Recurrent(Parametrised, Generic[State]):
                 None if reset is None else reset[start:end],
                 None if row is None else row[start:end],
                 _between(noise, start, end),
-                out[start:end],
+                None,
                 return_all,
                 training=training,
                 recompute=recompute,
             )
-            every.append(arrays)
+            outputs.append((y, *every))
             if training:
                 pieces.append(_Piece(start, end, *piece))
-        tape = Tape(self, snapshot, layout, T, B, lengths, pieces, noise, learned)
-        whole = (
-            np.concatenate(pieces_of) if len(pieces_of) > 1 else pieces_of[0] for pieces_of in zip(*every, strict=True)
-        )
-        every_step = (np.ascontiguousarray(_callers(a, layout)) for a in whole)
-        return self._outputs(y), self._callers_state(parts, layout), tape, *every_step
+        y, *every = map(np.concatenate, zip(*outputs, strict=True))
+        return y, parts, pieces, every
 
     def backward(
         self,
@@ -442,9 +455,19 @@ class Recurrent(Parametrised, Generic[State]):
             mentioned = [("dy", down), ("dc", dc), *(("dstate", part) for part in given)]
             self._checked_grads(grads, tuple((name, a) for name, a in mentioned if a is not None))
 
-        dx: list[np.ndarray] = []
-        drow: list[np.ndarray] = []
-        new: dict[str, np.ndarray] = {}
+        if len(tape._pieces) == 1 and tape._pieces[0].start == 0:
+            dx, given, new, drow = self._piece_backward(tape._pieces[0], tape._noise, down, dc, given)
+        else:
+            dx, given, new, drow = self._pieces_backward(tape, down, dc, given)
+        of_row = () if drow is None else (np.ascontiguousarray(_callers(drow, layout)),)
+        if self.train_state:
+            self._add_initial(new, given, tape._learned)
+        dx = np.ascontiguousarray(_callers(dx, layout))
+        return dx, self._callers_state(given, layout), self._accumulated(grads, new), *of_row
+
+    def _pieces_backward(self, tape, down, dc, given):
+        """As `_piece_backward`, of all pieces of a tape, and of the steps before them, where the gradients are 0."""
+        dx, drow, new = [], [], {}
         for piece in reversed(tape._pieces):
             steps = slice(piece.start, piece.end)
             dx_piece, given, dweights, drow_piece = self._piece_backward(
@@ -456,16 +479,10 @@ class Recurrent(Parametrised, Generic[State]):
                 new[name] = new[name] + dweight if name in new else dweight
             if piece.start > 0:
                 given = [_cut_gradient(part, piece, tape) for part in given]
-        if tape._pieces[0].start > 0:
-            dx.insert(0, np.zeros((tape._pieces[0].start, B, self.input_size), self.dtype))
-            if drow[0] is not None:
-                drow.insert(0, np.zeros((tape._pieces[0].start, B), self.dtype))
-        of_row = () if drow[0] is None else (np.ascontiguousarray(_callers(np.concatenate(drow), layout)),)
-        if self.train_state:
-            self._add_initial(new, given, tape._learned)
-        whole = dx[0] if len(dx) == 1 else np.concatenate(dx)
-        whole = np.ascontiguousarray(_callers(whole, layout))
-        return whole, self._callers_state(given, layout), self._accumulated(grads, new), *of_row
+        before = (tape._pieces[0].start, tape._batch)
+        dx.insert(0, np.zeros((*before, self.input_size), self.dtype))
+        drow.insert(0, np.zeros(before, self.dtype))
+        return np.concatenate(dx), given, new, None if drow[-1] is None else np.concatenate(drow)
 
     def _piece_backward(self, piece, noise, down, dc, given):
         """dx, the parts of dstate, the gradient of each weight and that of `row`, of the steps of one piece."""
@@ -730,8 +747,8 @@ class Recurrent(Parametrised, Generic[State]):
         return layout, below, given, lengths, reset, row
 
     def _run(self, stack, below, given, lengths, reset, row, noise, out, return_all, training, recompute=False):
-        """Layer by layer, time first, the top layer's output into `out`: the parts of the final state, what a piece of
-        the tape has of each layer, and what return_all asks for."""
+        """Layer by layer, time first: the top layer's output (in `out`, if that is given), the parts of the final
+        state, what a piece of the tape has of each layer, and what return_all asks for."""
         tapes, outputs, final = [], [], []
         concat = not self._is_merged
         for k in range(self.num_layers):
@@ -761,7 +778,7 @@ class Recurrent(Parametrised, Generic[State]):
                 self._drop(below, noise.kept[k])
             final.append(state_k)
             tapes.append(tape)
-        return self._stacked(final), (tapes, outputs), every
+        return below, self._stacked(final), (tapes, outputs), every
 
     def _merged(self, y, out):
         """(T, B, 2*H) -> (T, B, H), into `out` if that is given."""
@@ -806,10 +823,16 @@ class Recurrent(Parametrised, Generic[State]):
         ]  # fmt: skip
         return _time_major(np.concatenate(ways, axis=-1), tape._layout)
 
+    @cached_property
+    def _quiet(self) -> _Noise | None:
+        """What a call draws of a layer in which nothing is random."""
+        shares = (self.dropout, self.input_dropout, self.recurrent_dropout, self.weight_dropout, *self.zoneout)
+        return None if any(shares) else _Noise([None] * (self.num_layers - 1))
+
     def _draw(self, T: int, B: int, rng: np.random.Generator | None) -> _Noise:
         """All that is random in a call, drawn at once and in a fixed order: it depends on the generator alone."""
-        if not any((self.dropout, self.input_dropout, self.recurrent_dropout, self.weight_dropout, *self.zoneout)):
-            return _Noise([None] * (self.num_layers - 1))
+        if self._quiet is not None:
+            return self._quiet
         if rng is None:
             with self._drawing.held():
                 return self._drawn(T, B, self._rng)
@@ -871,6 +894,8 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _state_parts(self, name: str, value: Any, B: int, layout: str) -> list[np.ndarray | None]:
         """A state as its checked parts, (L*D, B, H) each, or None for zeros."""
+        if value is None:
+            return [None] * len(self._letters)
         parts: list[np.ndarray | None] = []
         for (part_name, part), shape in zip(self._named_parts(name, value), self._state_shapes(B), strict=True):
             if part is not None:
@@ -886,17 +911,21 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _layer_state(self, parts: list[np.ndarray | None], k: int) -> Any:
         """Stacked layer k's share of a state, in the backend's form."""
+        if self.num_layers == 1:
+            return self._bundle(*parts)
         rows = slice(k * self._directions, (k + 1) * self._directions)
         return self._bundle(*(None if part is None else part[rows] for part in parts))
 
     def _stacked(self, states: list[Any]) -> list[np.ndarray]:
         """The parts of a state, (L*D, B, H) each, from those of the stacked layers."""
         columns = [[state] for state in states] if len(self._letters) == 1 else states
-        return [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*columns, strict=True)]
+        if len(columns) == 1:
+            return list(columns[0])
+        return [np.concatenate(column) for column in zip(*columns, strict=True)]
 
     def _callers_state(self, parts: list[np.ndarray], layout: str) -> Any:
         """A state for the caller from its parts."""
-        return self._bundle(*(part[:, 0] if layout == "T" else part for part in parts))
+        return self._bundle(*([part[:, 0] for part in parts] if layout == "T" else parts))
 
     def _check_tape(self, tape: Any) -> None:
         if not isinstance(tape, Tape):
@@ -1210,7 +1239,7 @@ class RNN(Recurrent[np.ndarray]):
 
 
 def _sizes(layout: str, T: int, B: int) -> tuple[int, ...]:
-    return tuple(T if axis == "T" else B for axis in layout)
+    return (T, B) if layout == "TB" else (B, T) if layout == "BT" else (T,)
 
 
 def _time_major(a: np.ndarray, layout: str) -> np.ndarray:
