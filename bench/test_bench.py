@@ -40,9 +40,16 @@ def test_bench(benchmark, request, case, name):
 # The checks themselves, on small shapes: they pass what is right, and stop each of these planted bugs.
 
 SMALL = [
-    Case(work, cell, 1 if work == "step" else 9, 3, 5, 7, lengths=lengths)
+    Case(work, cell, 1 if work.startswith("step") else 9, 3, 5, 7, lengths=lengths)
     for cell in ("rnn", "lstm", "gru")
-    for work, lengths in (("step", None), ("forward", None), ("train", None), ("forward", (1, 9)), ("train", (1, 9)))
+    for work, lengths in (
+        ("step", None),
+        ("step_many", None),
+        ("forward", None),
+        ("train", None),
+        ("forward", (1, 9)),
+        ("train", (1, 9)),
+    )  # fmt: skip
 ]
 SMALL += [
     Case(work, cell, 1 if work == "step" else 9, 3, 5, 7, 2, bidirectional, lengths=lengths)

@@ -274,14 +274,17 @@ def test_line_shows_the_best_of_each_library_and_whether_the_target_is_met():
         "1.00", "3.00", "-", "200", "3.00", ">2", "0.50", "L1", "0.50",
     ]  # fmt: skip
     assert "<4" in table.line(row(us, 3.0, 4), libraries)
+    assert "!7" in table.line(row(us, 3.0, 7), libraries), "3.00 is less than 7 times the bound of 0.5"
     assert table.line(row(us, target=4), libraries).split()[8:] == ["-", "0.50", "L1", "0.50"]
     assert len(table.head(libraries, 1)) == len(table.line(row(us, 3.0, 2), libraries))
 
 
 def test_summary():
-    lines = table.summary([row({}, 2.0, 3), row({}, 8.0, 3), row({}, 1.0), row({})])
+    us = {"torch cell": 2.0}
+    lines = table.summary([row(us, 2.0, 3), row(us, 8.0, 3), row({}, 1.0), row({})])
     assert "geometric mean 2.52 over 3 cases" in lines[0]
-    assert "worst: 1.00" in lines[1] and "1 of 2 met" in lines[2]
+    assert "worst: 1.00" in lines[1] and lines[2] == "targets: 1 of 2 met"
+    assert table.summary([row(us, 2.0, 5)])[2].endswith("0 of 1 met; 1 would be missed at the machine's bound too")
     assert table.summary([row({})]) == []
 
 

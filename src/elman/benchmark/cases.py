@@ -20,7 +20,9 @@ GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
 @dataclass(frozen=True)
 class Case:
-    work: str  # "step": one step of a stream; "forward": inference over whole sequences; "train": forward + BPTT
+    # "step": one step of a stream; "step_many": of B streams whose states are held apart; "forward": inference over
+    # whole sequences; "train": forward + BPTT
+    work: str
     cell: str
     T: int
     B: int
@@ -36,10 +38,14 @@ class Case:
 
     @property
     def name(self) -> str:
-        parts = [self.work, self.cell.upper(), f"T{self.T}" * (self.work != "step"), f"B{self.B}"]
+        parts = [self.work, self.cell.upper(), f"T{self.T}" * (not self.is_step), f"B{self.B}"]
         parts += [f"{self.I}->{self.H}" + f"x{self.layers}" * (self.layers > 1), "both ways" * self.bidirectional]
         parts += [self.dtype * (self.dtype != "float32"), "ragged" * (self.lengths is not None)]
         return " ".join(filter(None, parts)) + f" ({self.label})" * bool(self.label)
+
+    @property
+    def is_step(self) -> bool:
+        return self.work in ("step", "step_many")
 
     @property
     def directions(self) -> int:
@@ -66,7 +72,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    x: np.ndarray  # (T, B, I); for a step (B, I)
+    x: np.ndarray  # (T, B, I); for steps (B, I)
     state: tuple[np.ndarray, ...]  # the initial h, for LSTM (h, c), each (layers*D, B, H)
     dy: np.ndarray  # (T, B, D*H), zero past the end of a sequence
     lengths: np.ndarray | None  # (B,)
@@ -91,7 +97,7 @@ def inputs(case: Case) -> Inputs:
         ends = drawn_lengths(case)
         dy *= np.arange(T)[:, None, None] < ends[:, None]
     layer = LAYERS[case.cell](I, H, case.layers, bidirectional=case.bidirectional, dtype=np.float64, seed=2)
-    return Inputs(x[0] if case.work == "step" else x, state, dy, ends, dict(layer.params)).astype(case.dtype)
+    return Inputs(x[0] if case.is_step else x, state, dy, ends, dict(layer.params)).astype(case.dtype)
 
 
 def drawn_lengths(case: Case) -> np.ndarray:
@@ -120,6 +126,8 @@ CASES = [
     Case("step", "rnn", 1, 1, 32, 32, target=12),
     Case("step", "rnn", 1, 1, 128, 128, target=4),
     Case("step", "rnn", 1, 1, 512, 512, target=1.15),
+    Case("step_many", "lstm", 1, 64, 128, 128, label="64 voices"),
+    Case("step_many", "gru", 1, 64, 96, 96, label="64 voices"),
     # One sequence
     Case("forward", "lstm", 100, 1, 32, 32, target=2),
     Case("forward", "lstm", 100, 1, 64, 128, target=1.5),

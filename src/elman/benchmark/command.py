@@ -22,7 +22,7 @@ EPILOG = """\
 columns:
   elman, torch, ORT, JAX, numpy  microseconds a call; of several ways to use a library the best
   ratio     the time of the best peer to that of elman; `numpy`, elman's reference, is no peer
-  target    what the ratio is meant to be: > it is, < it is not
+  target    what the ratio is meant to be: > it is, < it is not, ! nor would it be for one that runs at the bound
   bound     microseconds that the case takes at least, and by which limit: FMA (multiply-adds), L1 to DRAM (reading
             the weights), stream (reading and writing sequences)
   reached   the bound as a part of elman's time: 1 is the limit of the machine

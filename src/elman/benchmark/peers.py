@@ -36,10 +36,12 @@ def contestants(case: Case) -> dict[str, Contestant]:
         found["torch packed"] = functools.partial(_torch, packed=True)
         if not case.bidirectional:  # backwards it would begin within the padding
             found["torch padded"] = _torch
-    if case.work == "step" and case.layers == 1:
+    if case.is_step and case.layers == 1:
         found["torch cell"] = _torch_cell
     if case.work == "step":
         found["onnxruntime bound"] = functools.partial(_onnxruntime, bound=True)
+    if case.work == "step_many":
+        del found["torch"]
     if case.work != "train":
         found["onnxruntime"] = _onnxruntime
     elif case.lengths is None or not case.bidirectional:
@@ -65,7 +67,7 @@ def is_slow(case: Case, name: str) -> bool:
 def ready(case: Case, name: str) -> Callable[[], Any]:
     """What to time, after one look at its result. AssertionError: the result is wrong."""
     call, read = contestants(case)[name](case, inputs(case))
-    for _ in range(STEPS_CHECKED if case.work == "step" else 1):
+    for _ in range(STEPS_CHECKED if case.is_step else 1):
         result = call()
     check(case, name, read(result))
     return call
@@ -88,7 +90,7 @@ def check(case: Case, name: str, result: dict[str, np.ndarray]) -> None:
 @functools.lru_cache(maxsize=1)
 def truth(case: Case) -> dict[str, np.ndarray]:
     call, read = _elman(case, inputs(case).astype("float64"), backend="reference")
-    for _ in range(STEPS_CHECKED if case.work == "step" else 1):
+    for _ in range(STEPS_CHECKED if case.is_step else 1):
         result = call()
     return read(result)
 
@@ -97,6 +99,17 @@ def named(prefix: str, parts: Any) -> dict[str, Any]:
     """{"h": ...} or {"h": ..., "c": ...}, from an array or a tuple."""
     parts = parts if isinstance(parts, tuple) else (parts,)
     return {prefix + letter: part for letter, part in zip("hc", parts, strict=False)}
+
+
+def _apart(data: Inputs) -> list[tuple[np.ndarray, ...]]:
+    """The states of streams that are held apart, as tuples of parts (layers, H)."""
+    return [tuple(part[:, b].copy() for part in data.state) for b in range(len(data.x))]
+
+
+def _joined(states: list[Any]) -> dict[str, np.ndarray]:
+    """The way back: {"h": (layers, B, H), ...}."""
+    parts = zip(*(state if isinstance(state, tuple) else (state,) for state in states), strict=True)
+    return named("", tuple(np.stack([np.asarray(a) for a in part], axis=1) for part in parts))
 
 
 # ------------------------------------------------------------------------------------------- elman and the reference
@@ -116,6 +129,11 @@ def _elman(case: Case, data: Inputs, backend: str = "compiled") -> Ready:
             part[...] = start
         out = np.empty((case.B, case.H), x.dtype)
         return lambda: layer.step(x, state, out), lambda y: {"y": y, **named("", state)}
+
+    if case.work == "step_many":
+        states = [one if case.cell == "lstm" else one[0] for one in _apart(data)]
+        out = np.empty((case.B, case.H), x.dtype)
+        return lambda: layer.step_many(x, states, out), lambda y: {"y": y, **_joined(states)}
 
     if case.work == "forward":
         return lambda: layer(x, initial, lengths=lengths), lambda r: {"y": r[0], **named("", r[1])}
@@ -207,6 +225,20 @@ def _torch_cell(case: Case, data: Inputs) -> Ready:
     cell.load_state_dict({name.removesuffix("_l0"): torch.tensor(a) for name, a in data.params.items()})
     x, *parts = (torch.tensor(a) for a in (data.x, *(part[0] for part in data.state)))
     state = tuple(parts) if case.cell == "lstm" else parts[0]
+
+    if case.work == "step_many":
+        states = [tuple(torch.tensor(a) for a in one) for one in _apart(data)]
+
+        @torch.inference_mode()
+        def step_many():
+            nonlocal states
+            parts = [torch.cat(part) for part in zip(*states, strict=True)]
+            after = cell(x, tuple(parts) if case.cell == "lstm" else parts[0])
+            parts = after if case.cell == "lstm" else (after,)
+            states = list(zip(*(part.split(1) for part in parts), strict=True))
+            return parts[0]
+
+        return step_many, lambda y: {"y": y.numpy(), **_joined(states)}
 
     @torch.inference_mode()
     def step():
@@ -303,7 +335,7 @@ def _onnxruntime(case: Case, data: Inputs, bound: bool = False) -> Ready:
     states = [f"{s}{k}" for k in range(case.layers) for s in letters]
     state = dict(zip(letters, data.state, strict=True))
     feed = {f"initial_{s}{k}": state[s][k * D : (k + 1) * D] for k in range(case.layers) for s in letters}
-    feed["X"] = data.x[None] if case.work == "step" else data.x
+    feed["X"] = data.x[None] if case.is_step else data.x
 
     def by_letter(arrays):
         """The state of all layers (L*D, B, H), from a dict of those of each."""
@@ -337,6 +369,19 @@ def _onnxruntime(case: Case, data: Inputs, bound: bool = False) -> Ready:
             return {"y": now[top][0], **by_letter(now)}
 
         return step, read
+
+    if case.work == "step_many":
+        apart = _apart(data)
+        taken = [f"initial_{name}" for name in states]
+
+        def step_many():
+            nonlocal apart
+            feed.update({name: np.stack(part, axis=1) for name, part in zip(taken, zip(*apart), strict=True)})
+            given = session.run(states, feed)
+            apart = [tuple(part[:, b] for part in given) for b in range(case.B)]
+            return given[0][0]
+
+        return step_many, lambda y: {"y": y, **_joined(apart)}
 
     if data.lengths is not None:
         feed["lengths"] = data.lengths.astype(np.int32)

@@ -6,7 +6,12 @@ from typing import Any
 
 from .table import COLUMNS, by_library
 
-TITLES = {"step": "one step of a stream", "forward": "inference over sequences", "train": "forward + backward"}
+TITLES = {
+    "step": "one step of a stream",
+    "step_many": "a step of many",
+    "forward": "inference over sequences",
+    "train": "forward + backward",
+}
 # Colours that the colour-blind tell apart (Okabe and Ito), and a shape each.
 MARKS = {
     "elman": ("#d55e00", "o"),

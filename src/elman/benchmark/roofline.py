@@ -98,7 +98,7 @@ def bound(case: Case, limits: Limits, threads: int = 1) -> Bound:
     train = case.work == "train"
     compute = case.operations / limits.operations[case.dtype]
 
-    if case.work == "step":
+    if case.is_step:
         total = size * sum(map(sum, case.weights))
         memory = limits.memory_of(total)
         weights = total / memory.rate
