@@ -1,10 +1,10 @@
 """Every cell and option: equation, source, speed and the error of its gradients. `python bench/cells.py` prints the
-table, `--write docs/cells.md` puts it into the documentation; tests/test_cells_table.py computes the errors as well.
+table, and what is above its limit; `--write docs/cells.md` puts it into the documentation too. It takes a minute.
 
 Speed: float32, one thread and its own time; the contestants take turns, and of each the shortest time counts, since
 what else the machine does only adds to it. What a cell asks for is what the plain LSTM, GRU or RNN takes, by the ratio
 of what is counted: the multiplications of the products, and the sigmoids and tanhs as ACTIVATION of them each.
-tests/test_cells_table.py measures it as well, with -m slow.
+tests/test_cells_table.py computes the errors as well, and with -m slow the speeds.
 """
 
 import argparse
@@ -540,9 +540,8 @@ def main():
     errors = [gradient_error(entry) if entry.is_gradient and entry.trains else 0 for entry in ENTRIES]
     large, small = measured(ENTRIES, LARGE), measured(ENTRIES, SMALL)
     text = table(ENTRIES, large, small, errors)
-    if not file:
-        print(text)
-    else:
+    print(text)
+    if file:
         machine = f"{platform.machine()}, {elman.config()['isa']}"
         sizes = {"T": T, "B": B, "LARGE": LARGE, "SMALL": SMALL, "ACTIVATION": ACTIVATION}
         head = HEAD.format(date=date.today(), machine=machine, **sizes)
