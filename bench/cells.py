@@ -1,16 +1,17 @@
 """Every cell and option: equation, source, speed and the error of its gradients. `python bench/cells.py` prints the
-table, `--write docs/cells.md` puts it into the documentation; tests/test_cells_table.py computes the errors as well.
+table, and what is above its limit; `--write docs/cells.md` puts it into the documentation too. It takes a minute.
 
-Speed: float32, one thread and its own time; the contestants take turns, medians, beside the plain LSTM. What a cell
-asks for is what the plain LSTM, GRU or RNN takes, by the ratio of what is counted: the multiplications of the products,
-and the sigmoids and tanhs as ACTIVATION of them each.
+Speed: float32, one thread and its own time; the contestants take turns, and of each the shortest time counts, since
+what else the machine does only adds to it. What a cell asks for is what the plain LSTM, GRU or RNN takes, by the ratio
+of what is counted: the multiplications of the products, and the sigmoids and tanhs as ACTIVATION of them each.
+tests/test_cells_table.py computes the errors as well, and with -m slow the speeds.
 """
 
 import argparse
 import platform
-import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,9 +20,10 @@ import numpy as np
 
 import elman
 
-T, B, I, H = 100, 32, 128, 128
+T, B = 100, 32
+LARGE, SMALL = 128, 32  # of I and H
 ACTIVATION = 50  # multiplications that take as long as a function of a unit (as in csrc/rows.inc)
-ROUNDS = 15
+ROUNDS = 20
 
 
 class Entry(NamedTuple):
@@ -35,9 +37,11 @@ class Entry(NamedTuple):
     limit: float = 1.5  # how many times what its arithmetic asks for it may take
     is_gradient: bool = True  # whether what comes back is the gradient
     trains: bool = True  # whether there is a backward
+    asked: Mapping[str, Any] = {}  # keywords of a call and of forward
+    trained: Callable[[int], Mapping[str, Any]] = lambda T: {}  # of forward alone
+    sees_c: bool = False  # whether the loss does
 
-    @property
-    def work(self):
+    def work(self, H):
         """Of a unit and step."""
         return self.products * H + self.activations * ACTIVATION
 
@@ -49,6 +53,13 @@ def of(name, **options):
 def half(name, size, **options):
     """With a size of H // 2."""
     return lambda I, H, **given: getattr(elman, name)(I, H, **{size: H // 2}, **options, **given)
+
+
+def activation(name, equation, source, *numbers):
+    """An RNN with this one."""
+    entry = f'("{name}", {", ".join(map(str, numbers))})' if numbers else f'"{name}"'
+    chosen = (name, *numbers) if numbers else name
+    return Entry(f"RNN(nonlinearity={entry})", of("RNN", nonlinearity=chosen), f"h' = {equation}", source, *RNN)
 
 
 LSTM, GRU, RNN = ("LSTM(I, H)", 8, 5), ("GRU(I, H)", 6, 3), ("RNN(I, H)", 2, 1)  # like, products, activations
@@ -132,12 +143,70 @@ ENTRIES = [
         "Wan et al. 2013, Merity et al. 2018",
         *LSTM,
     ),
-    Entry("LSTM(train_state=True)", of("LSTM", train_state=True), "h0, c0 are weights", "", *LSTM),
+    Entry(
+        "LSTM(train_state=True)",
+        of("LSTM", train_state=True),
+        "h0, c0 are weights",
+        "Forcada and Carrasco 1995",
+        *LSTM,
+    ),
+    Entry(
+        "forward(tbptt=T // 4) of an LSTM",
+        of("LSTM"),
+        "dh_t = dc_t = 0 where a piece of so many steps ends; y as ever",
+        "Williams and Peng 1990",
+        *LSTM,
+        is_gradient=False,
+        trained=lambda T: {"tbptt": T // 4},
+    ),
+    Entry(
+        "forward(burn_in=T // 4) of an LSTM",
+        of("LSTM"),
+        "dh_t = dc_t = 0 where these steps end, dx_t = 0 before; y as ever",
+        "Kapturowski et al. 2019",
+        *LSTM,
+        is_gradient=False,
+        trained=lambda T: {"burn_in": T // 4},
+    ),
+    Entry(
+        'return_all=("c", "gates") of an LSTM',
+        of("LSTM"),
+        "c_t and i, f, g, o of every step besides y",
+        "elman",
+        *LSTM,
+        asked={"return_all": ("c", "gates")},
+    ),
+    Entry(
+        "backward(dc=...) of an LSTM",
+        of("LSTM"),
+        "dL/dc_t += dc_t: the loss sees c_t",
+        "elman",
+        *LSTM,
+        sees_c=True,
+    ),
     Entry(
         "LSTM(num_layers=2, dropout=0.1)",
         of("LSTM", num_layers=2, dropout=0.1),
         "what goes up a layer times a mask, drawn anew for each step",
         "Srivastava et al. 2014, Zaremba et al. 2014",
+        "LSTM(I, H)",
+        16,
+        10,
+    ),
+    Entry(
+        "LSTM(bidirectional=True)",
+        of("LSTM", bidirectional=True),
+        "y = h forward and h backward, side by side",
+        "Schuster and Paliwal 1997",
+        "LSTM(I, H)",
+        16,
+        10,
+    ),
+    Entry(
+        "LSTM(bidirectional=True, merge=None)",
+        of("LSTM", bidirectional=True, merge=None),
+        "y = (h forward, h backward), two arrays",
+        "Keras",
         "LSTM(I, H)",
         16,
         10,
@@ -187,8 +256,17 @@ ENTRIES = [
         "GRU(activations=...)", of("GRU", activations=("hardsigmoid", "softplus")), "any of ONNX's eleven", "ONNX", *GRU
     ),
     Entry("RNN(I, H)", of("RNN"), "h' = tanh(W_ih x + W_hh h + b)", "Elman 1990", *RNN),
-    Entry('RNN(nonlinearity="relu")', of("RNN", nonlinearity="relu"), "h' = max(0, a)", "Le et al. 2015", *RNN),
-    Entry('RNN(nonlinearity="softplus")', of("RNN", nonlinearity="softplus"), "any of ONNX's eleven", "ONNX", *RNN),
+    activation("tanh", "(e^a - e^-a) / (e^a + e^-a)", "Elman 1990"),
+    activation("sigmoid", "1 / (1 + e^-a)", "ONNX"),
+    activation("relu", "max(0, a)", "Le et al. 2015"),
+    activation("affine", "alpha a + beta", "ONNX", 0.5, 0.1),
+    activation("leakyrelu", "a if a >= 0, else alpha a", "ONNX", 0.1),
+    activation("thresholdedrelu", "a if a > alpha, else 0", "ONNX", 0.5),
+    activation("scaledtanh", "alpha tanh(beta a)", "ONNX, LeCun et al. 1998", 1.7159, 0.6667),
+    activation("hardsigmoid", "max(0, min(1, alpha a + beta))", "ONNX", 0.2, 0.5),
+    activation("elu", "a if a >= 0, else alpha (e^a - 1)", "ONNX, Clevert et al. 2016", 0.5),
+    activation("softsign", "a / (1 + abs(a))", "ONNX"),
+    activation("softplus", "log(1 + e^a)", "ONNX"),
     Entry("RNN(leak=0.5)", of("RNN", leak=0.5), "h' = (1 - leak) h + leak tanh(a)", "Jaeger et al. 2007", *RNN),
     Entry(
         "Jordan(I, H, H // 2)",
@@ -335,6 +413,11 @@ def beside(layer, T, B, dtype, rng):
     return {name: rng.uniform(0.1, 0.9, (T, B)).astype(dtype)} if name else {}
 
 
+def parts(value):
+    """Of a state, or of an output in two arrays."""
+    return [value] if isinstance(value, np.ndarray) else list(value)
+
+
 def gradient_error(entry):
     """The largest difference between the gradients of the compiled cell and central differences, relative to the
     largest entry of the array: float64, ragged, with noise as drawn from one seed."""
@@ -343,17 +426,16 @@ def gradient_error(entry):
     layer = entry.make(I, H, dtype=np.float64, seed=3)
     given = beside(layer, T, B, np.float64, rng) | {"lengths": [5, 2, 4], "rng": 7}
     x = rng.standard_normal((T, B, I))
-    y, state, tape = layer.forward(x, **given)
-    dy = rng.standard_normal(y.shape)
-    parts = [state] if isinstance(state, np.ndarray) else list(state)
-    dparts = [rng.standard_normal(part.shape) for part in parts]
-    dstate = dparts[0] if isinstance(state, np.ndarray) else tuple(dparts)
-    dx, _, grads, *drow = layer.backward(tape, dy, dstate)
+    given |= {"return_all": ("c",)} if entry.sees_c else entry.asked
+    y, state, tape, *_ = layer.forward(x, **given, **entry.trained(T))
+    dys, dstates = ([rng.standard_normal(a.shape) for a in parts(each)] for each in (y, state))
+    dc = rng.standard_normal((T, B, H)) if entry.sees_c else None
+    dx, _, grads, *drow = layer.backward(tape, *(d[0] if len(d) == 1 else tuple(d) for d in (dys, dstates)), dc=dc)
 
     def loss():
-        y, state, _ = layer.forward(x, **given)
-        parts = [state] if isinstance(state, np.ndarray) else state
-        return (y * dy).sum() + sum((part * d).sum() for part, d in zip(parts, dparts, strict=True))
+        y, state, _, *more = layer.forward(x, **given)
+        sums = [(a * d).sum() for a, d in zip((*parts(y), *parts(state)), (*dys, *dstates), strict=True)]
+        return sum(sums) + ((more[0] * dc).sum() if entry.sees_c else 0)
 
     def difference(a, at, put):
         old, values = a[at], []
@@ -383,48 +465,53 @@ def gradient_error(entry):
     return worst
 
 
-def measured(entries):
-    """For each entry the time of a call, and of a training step: over that of the plain LSTM, over what it asks for."""
+def measured(entries, H, rounds=ROUNDS):
+    """For each entry the time of a call, and of a training step: over that of the plain LSTM, over what it asks for.
+    The plain cells must be among them."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((T, B, I), dtype=np.float32)
-    layers = [entry.make(I, H, seed=0) for entry in entries]
-    extras = [beside(layer, T, B, np.float32, rng) for layer in layers]
-    dys = [np.ones_like(layer(x, **extra)[0]) for layer, extra in zip(layers, extras, strict=True)]
-
-    def train(entry, layer, dy, extra):
-        if entry.trains:
-            layer.backward(layer.forward(x, rng=0, **extra)[2], dy)
-
-    calls = [partial(layer, x, **extra) for layer, extra in zip(layers, extras, strict=True)]
-    steps = [partial(train, *each) for each in zip(entries, layers, dys, extras, strict=True)]
+    x = rng.standard_normal((T, B, H), dtype=np.float32)
+    calls, steps = [], []
+    for entry in entries:
+        layer = entry.make(H, H, seed=0)
+        given = beside(layer, T, B, np.float32, rng) | entry.asked
+        dys = [np.ones_like(a) for a in parts(layer(x, **given)[0])]
+        last = {"dc": np.ones((T, B, H), np.float32)} if entry.sees_c else {}
+        calls.append(partial(layer, x, **given))
+        dy = dys[0] if len(dys) == 1 else tuple(dys)
+        steps.append(partial(train, layer, x, dy, given | entry.trained(T), last) if entry.trains else int)
     rows = []
     for contestants in (calls, steps):
-        times = [[] for _ in entries]
-        for _ in range(ROUNDS):
-            for call, into in zip(contestants, times, strict=True):
+        times = [float("inf")] * len(entries)
+        for _ in range(rounds):
+            for k, call in enumerate(contestants):
+                call()  # so that memory and caches are its own, not the neighbour's
                 start = time.thread_time()
                 call()
-                into.append(time.thread_time() - start)
-        medians = [statistics.median(each) for each in times]
-        plain = {entry.name: (entry, median) for entry, median in zip(entries, medians, strict=True)}
+                times[k] = min(times[k], time.thread_time() - start)
+        plain = {entry.name: (entry.work(H), best) for entry, best in zip(entries, times, strict=True)}
         row = []
-        for entry, median in zip(entries, medians, strict=True):
-            like, of_like = plain[entry.like]
-            row.append((median / medians[0], median / of_like * like.work / entry.work))
+        for entry, best in zip(entries, times, strict=True):
+            work, of_like = plain[entry.like]
+            row.append((best / plain[LSTM[0]][1], best / of_like * work / entry.work(H)))
         rows.append(row)
     return [(*call, *step) for call, step in zip(*rows, strict=True)]
 
 
-def table(entries, speeds, errors):
+def train(layer, x, dy, given, last):
+    layer.backward(layer.forward(x, rng=0, **given)[2], dy, **last)
+
+
+def table(entries, large, small, errors):
     """Markdown."""
     lines = [
-        "| cell or option | equation | source | call | of what it asks | training | of what it asks | gradient error |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        "| cell or option | equation | source | call | of what it asks | training | of what it asks "
+        f"| H = {SMALL}: call | training | gradient error |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for entry, (call, call_asked, step, step_asked), error in zip(entries, speeds, errors, strict=True):
-        numbers = [f"{call:.2f}", f"{call_asked:.2f}", f"{step:.2f}", f"{step_asked:.2f}", f"{error:.0e}"]
+    for entry, of_large, (_, call, _, training), error in zip(entries, large, small, errors, strict=True):
+        numbers = [f"{number:.2f}" for number in (*of_large, call, training)] + [f"{error:.0e}"]
         if not entry.trains:
-            numbers[2:] = "-" * 3
+            numbers = [*numbers[:2], "-", "-", numbers[4], "-", "-"]
         if not entry.is_gradient:
             numbers[-1] = "-"
         lines.append(f"| `{entry.name}` | {' | '.join((entry.equation, entry.source, *numbers))} |")
@@ -433,25 +520,15 @@ def table(entries, speeds, errors):
 
 HEAD = """# Cells and options
 
-{date}, {machine}, one thread, float32, T = {T}, B = {B}, {I} -> {H}. *call* and *training* (forward and backward) are
-times as multiples of the plain LSTM's. *of what it asks*: the time beside that of the nearest plain cell, times
-the ratio of their multiplications ({ACTIVATION} for a sigmoid or the like); up to 1.5 is the aim (2.5 for layer
-normalisation and sLSTM).
+{date}, {machine}, one thread, float32, T = {T}, B = {B}, {LARGE} -> {LARGE}. *call* and *training* (forward and
+backward) are times as multiples of the plain LSTM's. *of what it asks*: the time beside that of the nearest plain cell,
+times the ratio of their multiplications ({ACTIVATION} for a sigmoid or the like); up to 1.5 is the aim (2.5 for layer
+normalisation and sLSTM). The two columns of H = {SMALL} say the same of {SMALL} -> {SMALL}.
 *gradient error*: the largest difference from central differences, relative to the largest entry of the gradient
-(compiled cell, float64, ragged batch).
-Written by `python bench/cells.py --write docs/cells.md`.
+(compiled cell, float64, ragged batch); - where what comes back is another thing on purpose.
+a is W_ih x + b_ih + W_hh h + b_hh, h' and c' are the new h and c.
+Written by `python bench/cells.py --write docs/cells.md`; tests/test_cells_table.py computes the numbers anew.
 
-"""
-
-TAIL = """
-What a call can be asked for besides; tests/test_time.py checks it:
-
-- `forward(tbptt=k)`: y as ever; the gradient by the state is 0 from one piece of k steps to the one before it
-  (truncated backpropagation through time, Williams and Peng 1990).
-- `forward(burn_in=n)`: y as ever; dL/dx_t = 0 for the first n steps, and the gradient by the state is 0 where the
-  others begin (Kapturowski et al. 2019).
-- `return_all=("c", "gates")`, of a call and `forward`: c_t and the gates' values of every step, besides y.
-- `backward(dc=...)`: dL/dc_t += dc_t at every step, for a loss that sees c_t.
 """
 
 
@@ -461,15 +538,19 @@ def main():
     file = parser.parse_args().write
     elman.set_num_threads(1)
     errors = [gradient_error(entry) if entry.is_gradient and entry.trains else 0 for entry in ENTRIES]
-    text = table(ENTRIES, measured(ENTRIES), errors)
-    if not file:
-        return print(text)
-    machine = f"{platform.machine()}, {elman.config()['isa']}"
-    with open(file, "w", encoding="utf-8") as out:
-        out.write(
-            HEAD.format(date=date.today(), machine=machine, T=T, B=B, I=I, H=H, ACTIVATION=ACTIVATION)
-            + f"{text}\n{TAIL}"
-        )
+    large, small = measured(ENTRIES, LARGE), measured(ENTRIES, SMALL)
+    text = table(ENTRIES, large, small, errors)
+    print(text)
+    if file:
+        machine = f"{platform.machine()}, {elman.config()['isa']}"
+        sizes = {"T": T, "B": B, "LARGE": LARGE, "SMALL": SMALL, "ACTIVATION": ACTIVATION}
+        head = HEAD.format(date=date.today(), machine=machine, **sizes)
+        with open(file, "w", encoding="utf-8") as out:
+            out.write(f"{head}{text}\n")
+    for H, speeds in ((LARGE, large), (SMALL, small)):
+        for entry, (_, call, _, training) in zip(ENTRIES, speeds, strict=True):
+            if max(call, training) > entry.limit:
+                print(f"H = {H}: {entry.name} takes {call:.2f} and {training:.2f} of what it asks", file=sys.stderr)
 
 
 if __name__ == "__main__":

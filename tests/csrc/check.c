@@ -137,6 +137,7 @@ static elman_options options_of(int cell, int is_projected)
     options.is_projected = is_projected;
     options.peepholes = random_below(4) > 0;
     options.coupled = (int)random_below(3);
+    if (cell == ELMAN_lstm_norm_joint) options.coupled = 0, options.by_deviation = (int)random_below(2);
     options.stay = !is_projected && random_below(2) ? 0.25 + 0.5 * fabs(random_number(1)) : 0;
     return options;
 }
@@ -221,7 +222,9 @@ static problem new_problem(int cell, int D, shape size, int features)
         const int state = i - H0, is_state = state >= !form->carries_h && state < form->states;
         p.size[i] = is_state ? D * B * state_width(&p, state) : sizes[i];
         p.value[i] = random_array(p.size[i], scales[i] > 0 ? scales[i] : 1);
-        for (ptrdiff_t k = 0; k < p.size[i] && i == N0; k++) p.value[i][k] = fabs(p.value[i][k]) + 0.5; /* a divisor */
+        for (ptrdiff_t k = 0; k < p.size[i] && i == N0; k++) { /* a divisor; some of a row may be 0 */
+            p.value[i][k] = random_below(4) ? fabs(p.value[i][k]) + 0.5 : 0;
+        }
         for (ptrdiff_t k = 0; k < p.size[i] && i == ROW; k++) p.value[i][k] = fabs(p.value[i][k]); /* a time, a share */
         p.direction[i] = new_array(p.size[i], sizeof(double));
         for (ptrdiff_t k = 0; k < p.size[i]; k++) {
@@ -631,7 +634,7 @@ static void check_gradients(group *g, const problem *p, const run *r, const grad
                 squares += value * value;
             }
         }
-        const double error = fabs(sum - p->derivative[which]) / fmax(sqrt(squares), 1e-2);
+        const double error = fabs(sum - p->derivative[which]) / fmax(sqrt(squares), 1e-2) / p->steepest_norm;
         if (error > g->worst_gradient) g->worst_gradient = error;
         expect(g, error <= tolerance, "gradient of %s along a direction is %.9g, not %.9g: " SIZES, input_names[which],
                sum, p->derivative[which], SIZES_OF(p));

@@ -39,6 +39,7 @@ typedef struct {
     double *y, *c, *last[ELMAN_STATES]; /* the reference's results */
     double derivative[INPUTS];          /* of the loss along each direction */
     double nearest_kink; /* how near a number came to where its slope jumps, and rounding can take the other side */
+    double steepest_norm; /* how many times a layer normalisation magnifies what comes in, at most; at least 1 */
 } problem;
 
 typedef struct {
@@ -79,11 +80,19 @@ NOT_WATCHED static dual times(dual a, dual b)
     return a;
 }
 
-static dual scaled(double factor, dual a) { return with_slope(a, factor * a.value, factor); }
-static dual minus(dual a, dual b) { return plus(a, scaled(-1, b)); }
+NOT_WATCHED static dual scaled(double factor, dual a) { return with_slope(a, factor * a.value, factor); }
+NOT_WATCHED static dual minus(dual a, dual b) { return plus(a, scaled(-1, b)); }
 
 /* share * a + (1 - share) * b */
 static dual mixed(dual share, dual a, dual b) { return plus(times(share, a), times(minus(one, share), b)); }
+
+NOT_WATCHED static dual divided(dual a, dual b)
+{
+    return times(a, with_slope(b, 1 / b.value, -1 / (b.value * b.value)));
+}
+
+static dual exponential(dual a) { return with_slope(a, exp(a.value), exp(a.value)); }
+static dual square_root(dual a) { return with_slope(a, sqrt(a.value), 0.5 / sqrt(a.value)); }
 
 static dual sigmoid(dual a)
 {
@@ -103,6 +112,12 @@ static dual relu(problem *p, dual a)
 {
     note_kink(p, a.value);
     return a.value > 0 ? a : nothing;
+}
+
+static dual magnitude(problem *p, dual a)
+{
+    note_kink(p, a.value);
+    return a.value < 0 ? scaled(-1, a) : a;
 }
 
 static dual clipped(problem *p, double limit, dual a)
@@ -159,6 +174,8 @@ typedef struct {
     const dual *ax, *ah; /* W_ih x + b_ih and W_hh h + b_hh of this unit's first gate; H apart */
     ptrdiff_t d, u;
     dual row;
+    double stay; /* the share of c that zoneout keeps */
+    int begins;  /* whether n is 0 in all units */
     dual h, c, n, m; /* the old state, and then the new */
 } unit;
 
@@ -186,15 +203,19 @@ static void lstm(unit *s)
     s->h = times(sigmoid(both(s, 3)), hyperbolic_tangent(s->c));
 }
 
-static void lstm_any(unit *s)
+static dual new_c(unit *s, dual a_i, dual a_f, dual a_g)
 {
     const elman_options *options = &s->p->options;
-    dual i = activated(s->p, 0, plus(both(s, 0), times(weight(s, 0), s->c)));
-    dual f = activated(s->p, 0, plus(both(s, 1), times(weight(s, 1), s->c)));
+    dual i = activated(s->p, 0, a_i), f = activated(s->p, 0, a_f);
     if (options->coupled == 1) f = minus(one, i);
     if (options->coupled == 2) i = minus(one, f);
-    s->c = plus(times(f, s->c), times(i, activated(s->p, 1, both(s, 2))));
-    s->c = clipped(s->p, options->cell_clip, s->c);
+    return clipped(s->p, options->cell_clip, plus(times(f, s->c), times(i, activated(s->p, 1, a_g))));
+}
+
+static void lstm_any(unit *s)
+{
+    const dual a_i = plus(both(s, 0), times(weight(s, 0), s->c)), a_f = plus(both(s, 1), times(weight(s, 1), s->c));
+    s->c = new_c(s, a_i, a_f, both(s, 2));
     s->h = times(activated(s->p, 0, plus(both(s, 3), times(weight(s, 2), s->c))), activated(s->p, 2, s->c));
 }
 
@@ -226,6 +247,11 @@ static void augru_reset_after(unit *s)
     s->h = mixed(times(minus(one, s->row), sigmoid(both(s, 1))), s->h, n);
 }
 
+static void augru_reset_before(unit *s)
+{
+    s->h = mixed(times(minus(one, s->row), sigmoid(both(s, 1))), s->h, hyperbolic_tangent(both(s, 2)));
+}
+
 static void indrnn(unit *s) { s->h = activated(s->p, 0, plus(ax(s, 0), times(weight(s, 0), s->h))); }
 
 static void sru(unit *s)
@@ -236,23 +262,199 @@ static void sru(unit *s)
     s->h = mixed(r, activated(s->p, 2, s->c), ax(s, 3));
 }
 
+static dual min_g(problem *p, dual a)
+{
+    note_kink(p, a.value);
+    return a.value >= 0 ? plus(a, (dual){.value = 0.5}) : sigmoid(a);
+}
+
+static void min_gru(unit *s) { s->h = mixed(sigmoid(ax(s, 1)), min_g(s->p, ax(s, 0)), s->h); }
+
+static void min_lstm(unit *s)
+{
+    const dual f = sigmoid(ax(s, 1)), i = sigmoid(ax(s, 2));
+    s->h = mixed(divided(f, plus(f, i)), s->h, min_g(s->p, ax(s, 0)));
+}
+
+static void qrnn(unit *s)
+{
+    s->c = mixed(scaled(1 - s->stay, sigmoid(ax(s, 1))), hyperbolic_tangent(ax(s, 0)), s->c);
+    s->h = times(sigmoid(ax(s, 2)), s->c);
+}
+
+static void mgu(unit *s)
+{
+    const dual f = sigmoid(both(s, 0));
+    s->h = mixed(f, s->h, hyperbolic_tangent(plus(ax(s, 1), times(f, ah(s, 1)))));
+}
+
+static void mgu_no_reset(unit *s)
+{
+    const dual b_hn = input(s->p, B_HH, (2 * s->d + 1) * s->p->H + s->u); /* is not used */
+    s->h = mixed(sigmoid(both(s, 0)), s->h, hyperbolic_tangent(minus(both(s, 1), b_hn)));
+}
+
+static dual cfc_time(const unit *s) { return sigmoid(plus(times(both(s, 2), s->row), both(s, 3))); }
+
+static void cfc_default(unit *s)
+{
+    s->h = mixed(cfc_time(s), hyperbolic_tangent(both(s, 1)), hyperbolic_tangent(both(s, 0)));
+}
+
+static void cfc_no_gate(unit *s)
+{
+    s->h = plus(hyperbolic_tangent(both(s, 0)), times(cfc_time(s), hyperbolic_tangent(both(s, 1))));
+}
+
+static void cfc_pure(unit *s)
+{
+    const dual a = both(s, 0), rate = plus(magnitude(s->p, weight(s, 0)), magnitude(s->p, a));
+    s->h = times(weight(s, 1), minus(one, times(exponential(scaled(-1, times(s->row, rate))), a)));
+}
+
+static void slstm(unit *s)
+{
+    const dual a_i = both(s, 0), a_f = both(s, 1), softplus = {.value = log1p(exp(-a_f.value))};
+    const dual l = plus(with_slope(a_f, -softplus.value, 1 - sigmoid(a_f).value), s->m);
+    const int is_larger = l.value > a_i.value;
+    const dual m = !s->begins && is_larger ? l : a_i, f = is_larger ? one : exponential(minus(l, m));
+    const dual i = exponential(minus(a_i, m));
+    note_kink(s->p, l.value - a_i.value);
+    s->c = plus(times(f, s->c), times(i, hyperbolic_tangent(both(s, 2))));
+    s->n = plus(times(f, s->n), i);
+    s->h = times(sigmoid(both(s, 3)), divided(s->c, s->n));
+    s->m = m;
+}
+
+/* ---- layer normalisation, where the units of a row look at one another ----
+ *
+ * The order of the weights of units, in blocks of H: GRU b (3) b_h (3) gamma_x (3) gamma_h (3); LSTM by gate b (4)
+ * gamma (4) p_i p_f p_o; LSTM joint b (4) gamma_x (4) gamma_h (4) gamma_c beta_c. */
+
+/* Arrays of one sequence. */
+typedef struct {
+    dual *state[ELMAN_STATES], *old[2]; /* h (R), c ... (H), and those of h and c before the step */
+    dual *x, *ax, *ah, *seen, *hidden;  /* (I), (G*H), (G*H), (R) what the recurrent product sees, (H) */
+} workspace;
+
+enum { NONE = -1 };
+
+/* beta + gamma * (a - mean a) / (sqrt(variance a + eps) + beside) in place of the elements of a, `blocks` times H. Of
+ * the weights of units gamma and beta name the first. */
+NOT_WATCHED static void normalise(problem *p, ptrdiff_t d, int blocks, dual *a, int gamma, int beta, double eps,
+                                  double beside)
+{
+    const ptrdiff_t n = blocks * p->H, units = d * p->form->units;
+    dual mean = nothing, variance = {.value = eps};
+    for (ptrdiff_t i = 0; i < n; i++) mean = plus(mean, scaled(1 / (double)n, a[i]));
+    for (ptrdiff_t i = 0; i < n; i++) {
+        a[i] = minus(a[i], mean);
+        variance = plus(variance, scaled(1 / (double)n, times(a[i], a[i])));
+    }
+    if (variance.value > eps) p->steepest_norm = fmax(p->steepest_norm, 1 / sqrt(variance.value));
+    const dual divisor = plus(square_root(variance), (dual){.value = beside});
+    for (ptrdiff_t i = 0; i < n; i++) {
+        a[i] = times(input(p, OF_UNITS, (units + gamma) * p->H + i), divided(a[i], divisor));
+        if (beta != NONE) a[i] = plus(a[i], input(p, OF_UNITS, (units + beta) * p->H + i));
+    }
+}
+
+static void gru_norm_products(problem *p, ptrdiff_t d, const workspace *w)
+{
+    normalise(p, d, 3, w->ax, 6, 0, 1e-5, 0);
+    normalise(p, d, 3, w->ah, 9, 3, 1e-5, 0);
+}
+
+static void joint_norm(problem *p, ptrdiff_t d, int blocks, dual *a, int gamma, int beta)
+{
+    const int is_dynet = p->options.by_deviation;
+    normalise(p, d, blocks, a, gamma, beta, is_dynet ? 1e-30 : 1e-5, is_dynet ? 1e-8 : 0);
+}
+
+static void joint_norm_products(problem *p, ptrdiff_t d, const workspace *w)
+{
+    joint_norm(p, d, 4, w->ax, 4, 0);
+    joint_norm(p, d, 4, w->ah, 8, NONE);
+}
+
+static void lstm_norm_joint(unit *s)
+{
+    s->c = new_c(s, both(s, 0), both(s, 1), both(s, 2));
+    s->h = activated(s->p, 0, both(s, 3));
+}
+
+static void joint_norm_output(problem *p, ptrdiff_t d, const workspace *w)
+{
+    dual *c = w->ax; /* which nobody needs any more */
+    memcpy(c, w->state[1], (size_t)p->H * sizeof(dual));
+    joint_norm(p, d, 1, c, 12, 13);
+    for (ptrdiff_t u = 0; u < p->H; u++) w->hidden[u] = times(w->hidden[u], activated(p, 2, c[u]));
+}
+
+static dual seen_c(const unit *s, int peephole)
+{
+    dual w = weight(s, 8 + peephole);
+    if (!s->p->options.peepholes) w.value = 0; /* their gradient is there all the same */
+    return times(w, s->c);
+}
+
+static void gate_norm_sums(problem *p, ptrdiff_t d, const workspace *w)
+{
+    for (ptrdiff_t k = 0; k < 4 * p->H; k++) {
+        const unit s = {.p = p, .d = d, .u = k % p->H, .c = w->state[1][k % p->H]};
+        w->ax[k] = plus(w->ax[k], w->ah[k]);
+        if (k < 2 * p->H) w->ax[k] = plus(w->ax[k], seen_c(&s, (int)(k / p->H)));
+    }
+    for (int k = 0; k < 3; k++) normalise(p, d, 1, w->ax + k * p->H, 4 + k, k, 1e-8, 0);
+}
+
+static void lstm_norm_gate(unit *s)
+{
+    s->c = new_c(s, ax(s, 0), ax(s, 1), ax(s, 2));
+    s->h = plus(ax(s, 3), seen_c(s, 2)); /* what the output gate has a norm of */
+}
+
+static void gate_norm_output(problem *p, ptrdiff_t d, const workspace *w)
+{
+    normalise(p, d, 1, w->hidden, 7, 3, 1e-8, 0);
+    for (ptrdiff_t u = 0; u < p->H; u++) {
+        w->hidden[u] = times(activated(p, 0, w->hidden[u]), activated(p, 2, w->state[1][u]));
+    }
+}
+
 static const struct {
     void (*step)(unit *s);          /* NULL: this cell has no equations here */
     dual (*reset)(const unit *s);   /* what h is multiplied with on its way into the last gate; NULL: nothing */
+    void (*before)(problem *p, ptrdiff_t d, const workspace *w); /* of a whole row, before the units' steps */
+    void (*after)(problem *p, ptrdiff_t d, const workspace *w);  /* and after them: makes `hidden` */
+    int keeps_c;                    /* whether zoneout of c is in the step already */
 } equations[ELMAN_CELL_COUNT] = {
-    [ELMAN_rnn_tanh] = {rnn_tanh, NULL},
-    [ELMAN_rnn_relu] = {rnn_relu, NULL},
-    [ELMAN_rnn_sigmoid] = {rnn_sigmoid, NULL},
-    [ELMAN_lstm] = {lstm, NULL},
-    [ELMAN_gru_reset_after] = {gru_reset_after, NULL},
-    [ELMAN_gru_reset_before] = {gru_reset_before, gru_reset},
-    [ELMAN_rnn_any] = {rnn_any, NULL},
-    [ELMAN_lstm_any] = {lstm_any, NULL},
-    [ELMAN_gru_reset_after_any] = {gru_reset_after_any, NULL},
-    [ELMAN_gru_reset_before_any] = {gru_reset_before_any, gru_reset_any},
-    [ELMAN_indrnn] = {indrnn, NULL},
-    [ELMAN_sru] = {sru, NULL},
-    [ELMAN_augru_reset_after] = {augru_reset_after, NULL},
+    [ELMAN_rnn_tanh] = {.step = rnn_tanh},
+    [ELMAN_rnn_relu] = {.step = rnn_relu},
+    [ELMAN_rnn_sigmoid] = {.step = rnn_sigmoid},
+    [ELMAN_lstm] = {.step = lstm},
+    [ELMAN_gru_reset_after] = {.step = gru_reset_after},
+    [ELMAN_gru_reset_before] = {.step = gru_reset_before, .reset = gru_reset},
+    [ELMAN_rnn_any] = {.step = rnn_any},
+    [ELMAN_lstm_any] = {.step = lstm_any},
+    [ELMAN_gru_reset_after_any] = {.step = gru_reset_after_any},
+    [ELMAN_gru_reset_before_any] = {.step = gru_reset_before_any, .reset = gru_reset_any},
+    [ELMAN_indrnn] = {.step = indrnn},
+    [ELMAN_sru] = {.step = sru},
+    [ELMAN_augru_reset_after] = {.step = augru_reset_after},
+    [ELMAN_augru_reset_before] = {.step = augru_reset_before, .reset = gru_reset},
+    [ELMAN_min_gru] = {.step = min_gru},
+    [ELMAN_min_lstm] = {.step = min_lstm},
+    [ELMAN_qrnn] = {.step = qrnn, .keeps_c = 1},
+    [ELMAN_mgu] = {.step = mgu},
+    [ELMAN_mgu_no_reset] = {.step = mgu_no_reset},
+    [ELMAN_cfc_default] = {.step = cfc_default},
+    [ELMAN_cfc_no_gate] = {.step = cfc_no_gate},
+    [ELMAN_cfc_pure] = {.step = cfc_pure},
+    [ELMAN_slstm] = {.step = slstm},
+    [ELMAN_lstm_norm_gate] = {.step = lstm_norm_gate, .before = gate_norm_sums, .after = gate_norm_output},
+    [ELMAN_lstm_norm_joint] = {.step = lstm_norm_joint, .before = joint_norm_products, .after = joint_norm_output},
+    [ELMAN_gru_norm] = {.step = gru_reset_after_any, .before = gru_norm_products},
 };
 
 /* ---- a step, a sequence, a batch ---- */
@@ -261,11 +463,11 @@ static int has_projection(const problem *p) { return p->has[W_HR]; }
 static ptrdiff_t length_of(const problem *p, ptrdiff_t b) { return p->lengths ? p->lengths[b] : p->T; }
 static ptrdiff_t state_width(const problem *p, int i) { return i ? p->H : p->R; }
 
-/* Arrays of one sequence. */
-typedef struct {
-    dual *state[ELMAN_STATES], *old[2]; /* h (R), c ... (H), and those of h and c before the step */
-    dual *x, *ax, *ah, *seen, *hidden;  /* (I), (G*H), (G*H), (R) what the recurrent product sees, (H) */
-} workspace;
+/* The share of unit u of h or c that zoneout keeps in a row. */
+static double kept(const problem *p, int i, ptrdiff_t d, ptrdiff_t row, ptrdiff_t u)
+{
+    return p->stays[i] ? p->stays[i][(row * p->D + d) * state_width(p, i) + u] : p->stay[i];
+}
 
 /* Row `row` of the projections of both directions. */
 static dual projected(problem *p, ptrdiff_t row, const dual *hidden)
@@ -285,7 +487,8 @@ static void reference_step(problem *p, ptrdiff_t d, ptrdiff_t t, ptrdiff_t b, co
         w->ax[k] = affine(p, W_IH, B_IH, d * N + k, I, w->x);
         if (p->form->is_recurrent) w->ah[k] = affine(p, W_HH, B_HH, d * N + k, R, w->seen);
     }
-    unit s = {.p = p, .d = d, .row = p->form->takes_row ? input(p, ROW, row) : one};
+    unit s = {.p = p, .d = d, .row = p->form->takes_row ? input(p, ROW, row) : one, .begins = 1};
+    for (ptrdiff_t u = 0; u < H && states > 2; u++) s.begins &= w->state[2][u].value == 0;
     if (equations[p->cell].reset) {
         for (s.u = 0; s.u < H; s.u++) {
             s.ax = w->ax + s.u, s.ah = w->ah + s.u;
@@ -293,21 +496,23 @@ static void reference_step(problem *p, ptrdiff_t d, ptrdiff_t t, ptrdiff_t b, co
         }
         for (ptrdiff_t k = N - H; k < N; k++) w->ah[k] = affine(p, W_HH, B_HH, d * N + k, R, w->seen);
     }
+    if (equations[p->cell].before) equations[p->cell].before(p, d, w);
     for (s.u = 0; s.u < H; s.u++) {
         dual *const all[ELMAN_STATES] = {&s.h, &s.c, &s.n, &s.m};
         s.ax = w->ax + s.u, s.ah = w->ah + s.u;
         for (int i = has_projection(p); i < states; i++) *all[i] = w->state[i][s.u];
+        s.stay = kept(p, 1, d, row, s.u);
         equations[p->cell].step(&s);
         w->hidden[s.u] = s.h;
         for (int i = 1; i < states; i++) w->state[i][s.u] = *all[i];
     }
+    if (equations[p->cell].after) equations[p->cell].after(p, d, w);
     for (ptrdiff_t k = 0; k < R; k++) {
         w->state[0][k] = has_projection(p) ? projected(p, d * R + k, w->hidden) : w->hidden[k];
     }
     for (int i = 0; i < 2 && i < states; i++) { /* zoneout */
-        const ptrdiff_t W = state_width(p, i);
-        for (ptrdiff_t u = 0; u < W; u++) {
-            const double stay = p->stays[i] ? p->stays[i][(row * p->D + d) * W + u] : p->stay[i];
+        for (ptrdiff_t u = 0; u < state_width(p, i) && !(i == 1 && equations[p->cell].keeps_c); u++) {
+            const double stay = kept(p, i, d, row, u);
             if (stay > 0) w->state[i][u] = mixed((dual){.value = stay}, w->old[i][u], w->state[i][u]);
         }
     }
@@ -359,7 +564,7 @@ static void reference(problem *p)
     w.x = new_array(p->I, sizeof(dual)), w.ax = new_array(N, sizeof(dual)), w.ah = new_array(N, sizeof(dual));
     w.seen = new_array(R, sizeof(dual)), w.hidden = new_array(H, sizeof(dual));
     memset(p->derivative, 0, sizeof p->derivative);
-    p->nearest_kink = INFINITY;
+    p->nearest_kink = INFINITY, p->steepest_norm = 1;
     for (ptrdiff_t d = 0; d < p->D; d++) {
         for (ptrdiff_t b = 0; b < p->B; b++) reference_sequence(p, d, b, &w);
     }
