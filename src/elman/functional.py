@@ -556,12 +556,13 @@ def _forward(
         if lengths is not None:
             y[...] = 0
     tape = memory = None
-    c_all = np.zeros((T, B, D * H), dtype) if "c" in return_all else None
+    c_all = (np.empty if lengths is None else np.zeros)((T, B, D * H), dtype) if "c" in return_all else None
     if training or "gates" in return_all:
         recompute = recompute and "gates" not in return_all  # which are what it would not keep
-        x = np.array(x, order="C")
-        lengths, reset, row = (None if a is None else a.copy() for a in (lengths, reset, row))
-        if noise is not None:
+        if training:  # else the tape ends with this call
+            x = np.array(x, order="C")
+            lengths, reset, row = (None if a is None else a.copy() for a in (lengths, reset, row))
+        if training and noise is not None:
             noise = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in noise)
         tape = _Tape(w, x, lengths, reset, row, noise, recompute)
         memory = tape.memory
