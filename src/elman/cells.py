@@ -215,7 +215,7 @@ class AUGRU(Recurrent[np.ndarray]):
         self, x_t: ArrayLike, state: np.ndarray, out: np.ndarray | None = None, *, attention: ArrayLike
     ) -> np.ndarray:
         """As `elman.LSTM`'s, with attention (B,), without a batch a number."""
-        return self._take_step(x_t, state, out, row=attention)
+        return self._step_with(x_t, state, out, attention)
 
 
 class MinGRU(_Plain[np.ndarray]):
@@ -378,7 +378,7 @@ class CfC(Recurrent[np.ndarray]):
         """As `elman.LSTM`'s, with timespans (B,), without a batch a number, or None."""
         if timespans is None:
             return super().step(x_t, state, out)
-        return self._take_step(x_t, state, out, row=timespans)
+        return self._step_with(x_t, state, out, timespans)
 
 
 class SLSTM(_Plain[SLSTMState]):

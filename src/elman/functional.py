@@ -663,14 +663,14 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
     B = len(x)
     shapes = first.state_shapes(len(packed), B)
     parts = _checks.parts_of("state", state, first.letters)
-    apart_from = [("x", x)]
+    row = _options.row(kind.form, kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
+    apart_from = [("x", x), ("row", row)]
     for letter, part, shape in zip(first.letters, parts, shapes):
         apart_from.append(
             (f"state: {letter}", _checks.output(f"state: {letter}", part, first.dtype, shape, apart_from))
         )
-    parts = [part for _, part in apart_from[1:]]
+    parts = [part for _, part in apart_from[2:]]
     zoneout = _options.shares("zoneout", zoneout)
-    row = _options.row(kind.form, kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
     if out is None:
         y = np.empty((B, first.R), first.dtype)
     else:

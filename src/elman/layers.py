@@ -272,17 +272,22 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x)
         >>> y, state = layer(x_next, state)
         """
-        inference = self._snapshot.packed[1] if not self._form.needs_row else None
+        return self._call(x, state, lengths, reset, return_all)
+
+    def _call(self, x, state, lengths, reset, return_all, row=None):
+        """A call of any cell; row: the numbers (T, B) that it takes, in x's layout."""
+        inference = self._snapshot.packed[1]
         wants_all = type(return_all) is not tuple or len(return_all) > 0
         begins_at_zero = not self.train_state or _is_whole(state)
         if inference is not None and lengths is None and reset is None and not wants_all and begins_at_zero:
-            result = inference.call(x, state, self.batch_first, get_num_threads())
-            if result is not None:
-                return result[0], self._bundle(*result[1:])
-        return self._infer(x, state, lengths, reset, return_all)
+            if row is not None or not self._form.needs_row:
+                result = inference.call(x, state, self.batch_first, get_num_threads(), row)
+                if result is not None:
+                    return result[0], self._bundle(*result[1:])
+        return self._infer(x, state, lengths, reset, return_all, row)
 
-    def _infer(self, x, state, lengths, reset, return_all, row=None):
-        """A call, for arguments of any kind."""
+    def _infer(self, x, state, lengths, reset, return_all, row):
+        """The same, for arguments of any kind."""
         stack, inference = self._snapshot.packed
         wants_all = type(return_all) is not tuple or len(return_all) > 0
         layout, below, given, lengths, reset, row = self._arguments(x, state, lengths, reset, row)
@@ -557,15 +562,24 @@ class Recurrent(Parametrised, Generic[State]):
                 return y_t
         return self._take_step(x_t, state, out)
 
+    def _step_with(self, x_t, state, out, row):
+        """`step` of a cell that takes a number with each sequence: row (B,), without a batch one."""
+        inference = self._snapshot.packed[1]
+        if inference is not None and row is not None:
+            y_t = inference.step(x_t, state, out, row)
+            if y_t is not None:
+                return y_t
+        return self._take_step(x_t, state, out, row)
+
     def _take_step(self, x_t, state, out, row=None):
-        """`step`, for arguments of any kind; row: the numbers (B,) that the cell takes, without a batch one."""
+        """`step`, for arguments of any kind."""
         if self.bidirectional:
             raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
         with_row = {}
         if row is not None or self._form.needs_row:
             row = check.array(self._form.row, row, self.dtype, () if np.ndim(x_t) == 1 else (len(x_t),))
             with_row["row"] = row.reshape(-1)
-        x, parts, y = self._step_arguments(x_t, state, out)
+        x, parts, y = self._step_arguments(x_t, state, out, row)
         stack, _ = self._snapshot.packed
         y = self._step(x, self._bundle(*parts), stack, out=y, zoneout=self.zoneout, **with_row)
         return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
@@ -906,8 +920,10 @@ class Recurrent(Parametrised, Generic[State]):
         if tape._snapshot is not self._snapshot:
             raise ValueError("tape: expected one made with the present weights, got one made before they changed")
 
-    def _step_arguments(self, x_t: Any, state: Any, out: Any) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
-        """`step`'s arguments with a batch axis, checked in the caller's words."""
+    def _step_arguments(
+        self, x_t: Any, state: Any, out: Any, row: np.ndarray | None
+    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
+        """`step`'s arguments with a batch axis, checked in the caller's words; row, checked before, is only read."""
         L, I = self.num_layers, self.input_size
         rank = _rank("x_t", x_t)
         batch = () if rank == 1 else ("B",)
@@ -916,12 +932,12 @@ class Recurrent(Parametrised, Generic[State]):
             raise ValueError(f"x_t: expected shape (B, {I}) or ({I},), got {np.shape(x_t)}")
         x = check.array("x_t", x_t, self.dtype, (*batch, I))
         sizes = x.shape[:-1]
-        apart = [("x_t", x)]
+        apart = [("x_t", x), (self._form.row, row)]
         for (name, part), letter in zip(self._named_parts("state", state), self._letters, strict=True):
             apart.append((name, check.output(name, part, self.dtype, (L, *sizes, self._part_width(letter)), apart)))
         if out is not None:
             out = check.output("out", out, self.dtype, (*sizes, self._output_size), apart)
-        parts = [part for _, part in apart[1:]]
+        parts = [part for _, part in apart[2:]]
         if batch:
             return x, parts, out
         return x[None], [part[:, None] for part in parts], None if out is None else out[None]

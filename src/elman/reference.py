@@ -1337,7 +1337,8 @@ def _forward(
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     return_all = _options.return_all(return_all, form)
     if out is not None:
-        out = _checks.output("out", out, dtype, (T, B, D * R), [("x", x)] + [("state", part) for part in given])
+        apart = [("x", x), *(("state", part) for part in given), ("row", row)]
+        out = _checks.output("out", out, dtype, (T, B, D * R), apart)
 
     ends = np.full(B, T) if lengths is None else lengths
     begins = np.zeros((T, B), bool) if reset is None else reset.astype(bool)
@@ -1491,12 +1492,12 @@ def _step(
     shapes = first._replace(B=B).of_parts(cell, L)
     letters = cell.form.letters
     parts = _checks.parts_of("state", state, letters)
-    others = [("x", x)]  # whatever the next array to be written may not overlap
+    row = _options.row(cell.form, _family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
+    others = [("x", x), ("row", row)]  # whatever the next array to be written may not overlap
     for letter, part, shape in zip(letters, parts, shapes, strict=True):
         others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, shape, others)))
-    parts = [part for _, part in others[1:]]
+    parts = [part for _, part in others[2:]]
     shares = _options.shares("zoneout", zoneout)
-    row = _options.row(cell.form, _family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
     row_t = () if not cell.form.row else (np.ones((B, 1), dtype) if row is None else row[0, :, None],)
     if cell.form.takes_stay:
         row_t, shares = (shares[1],), (0.0, 0.0)
