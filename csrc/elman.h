@@ -199,6 +199,10 @@ typedef struct {
     void (*exp)(ptrdiff_t n, const void *x, void *y); /* y may be x */
     void (*sigmoid)(ptrdiff_t n, const void *x, void *y);
     void (*tanh)(ptrdiff_t n, const void *x, void *y);
+    /* Row r of a slot of a tape, x (rows, Hp), to y + place[r], H elements; where f is not NULL it is a pre-activation, and
+     * f of it, between -limit and limit, is what the cell used. */
+    void (*gate)(const elman_activation *f, double limit, ptrdiff_t rows, ptrdiff_t H, const void *x,
+                 const ptrdiff_t *place, void *y);
     /* The limits of this core, for whoever takes the time. multiply_add does `rounds` rounds of multiply-adds that wait
      * for nothing, reads the factor from sum (lanes), writes their sum there and returns the operations done; read goes
      * `rounds` times through a (n), writes sum (lanes) and returns the bytes read. */

@@ -35,7 +35,6 @@ class Packed:
     units: int
     is_recurrent: bool
     carries_h: bool
-    takes_row: bool
     def __init__(
         self,
         cell_number: int,
@@ -67,6 +66,7 @@ class Stack:
         dtype: np.dtype[Any],
         threads: Callable[[], int],
         zoneout: tuple[float, float] = (0.0, 0.0),
+        begin: Sequence[_Array] | None = None,
     ) -> Stack: ...
     def step(self, x: object, state: object, out: object, row: object = None) -> _Array | None: ...
     def step_many(self, x: object, states: tuple[object, ...], out: object, threads: int) -> _Array | None: ...
@@ -78,6 +78,7 @@ forward: _Fused[Any]
 backward: _Fused[Any]
 infer: _Fused[Any]
 elementwise: _Fused[Any]
+gate: _Fused[Any]
 multiply_add: _Fused[Any]
 read: _Fused[Any]
 update: _Fused[Any]

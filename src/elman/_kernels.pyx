@@ -133,6 +133,8 @@ cdef extern from "elman.h" nogil:
         void (*exp)(ptrdiff_t n, const void *x, void *y) noexcept nogil
         void (*sigmoid)(ptrdiff_t n, const void *x, void *y) noexcept nogil
         void (*tanh)(ptrdiff_t n, const void *x, void *y) noexcept nogil
+        void (*gate)(const elman_activation *f, double limit, ptrdiff_t rows, ptrdiff_t H, const void *x,
+                     const ptrdiff_t *place, void *y) noexcept nogil
         double (*multiply_add)(ptrdiff_t rounds, void *sum) noexcept nogil
         double (*read)(ptrdiff_t rounds, ptrdiff_t n, const void *a, void *sum) noexcept nogil
         int (*sgd)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters,
@@ -254,10 +256,6 @@ cdef class Packed:
     @property
     def carries_h(self):
         return bool(self.cell.carries_h)
-
-    @property
-    def takes_row(self):
-        return bool(self.cell.takes_row)
 
     def tape_size(self, ptrdiff_t rows, bint recompute):
         """Elements that the tape of one direction has for so many true pairs of step and sequence."""
@@ -504,18 +502,18 @@ cdef class Stack:
     cdef elman_weights *weights  # (L * D)
     cdef const elman_cell *cell
     cdef const elman_options *options
-    cdef object dtype, threads
+    cdef object dtype, threads, begin
     cdef ptrdiff_t I, H, R, work  # multiplications of a step of one sequence
     cdef int D, parts, first  # parts of a state: the cell's states from the first on that it carries
     cdef double stay[2]  # zoneout
     cdef char item
 
-    def __cinit__(self, layers, dtype, threads, zoneout=(0.0, 0.0)):
+    def __cinit__(self, layers, dtype, threads, zoneout=(0.0, 0.0), begin=None):
         """threads: a function, asked by a step that is large enough for more than one. zoneout: the share of the old
-        h and c that stays."""
+        h and c that stays. begin: (L * D, H) of h, of c, ... for a call without a state; None: zeros."""
         cdef Packed packed
         cdef ptrdiff_t k, d
-        self.layers, self.dtype, self.threads, self.work = tuple(layers), dtype, threads, 0
+        self.layers, self.dtype, self.threads, self.begin, self.work = tuple(layers), dtype, threads, begin, 0
         packed = <Packed>self.layers[0]
         self.I, self.H, self.R, self.D, self.cell = packed.I, packed.H, packed.R, packed.D, packed.cell
         self.stay[0], self.stay[1] = zoneout
@@ -603,7 +601,7 @@ cdef class Stack:
 
     def call(self, x, state, bint batch_first, int threads, row=None):
         """Whole sequences without lengths and resets: x (T, B, I), with batch_first (B, T, I), or (T, I); state
-        (L * D, B, H), or (L * D, H), h or (h, c); None, whole or in part, is zeros; row (T, B), with batch_first (B, T),
+        (L * D, B, H), or (L * D, H), h or (h, c); None, whole or in part, is `begin`; row (T, B), with batch_first (B, T),
         or (T,), of a cell that takes it, or None. Returns a list of new arrays: y, h and, where the cell has it, c. The
         quick way only."""
         cdef Py_buffer views[2]  # x; row and the result in turn
@@ -656,6 +654,8 @@ cdef class Stack:
                     memcpy(call.last[i + self.first], views[1].buf, views[1].len)
                     PyBuffer_Release(&views[1])
                     opened = 1
+                elif self.begin is not None:
+                    part[...] = self.begin[i][:, None] if axes == 3 else self.begin[i]
                 result.append(part)
             PyObject_GetBuffer(result[0], &views[1], WRITABLE)
             opened = 2
@@ -807,6 +807,15 @@ def elementwise(str name, const real[::1] x, real[::1] y):
     if x.shape[0]:
         with nogil:
             function(x.shape[0], &x[0], &y[0])
+
+
+def gate(Packed packed, int role, const real[:, ::1] slot, const ptrdiff_t[::1] place, real[::1] out):
+    """The H units of each row of a tape's slot (rows, Hp) to where `place` says; of a slot with pre-activations what the
+    activation of this role makes of them, with role -1 as they are."""
+    cdef const elman_activation *f = &packed.options.activations[role] if role >= 0 else NULL
+    if slot.shape[0]:
+        with nogil:
+            packed.kernels.gate(f, packed.options.clip, slot.shape[0], packed.H, &slot[0, 0], &place[0], &out[0])
 
 
 def multiply_add(ptrdiff_t rounds, real[::1] total):

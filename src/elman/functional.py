@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks, _config, _kernels, _options, reference
+from . import _checks, _config, _kernels, _options
 from ._locks import ForkSafeLock
 from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, NO_ZONEOUT, Activation, Zoneout
 from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
@@ -30,12 +30,15 @@ __all__ = [
 
 _CELLS = {name: number for number, name in enumerate(_kernels.cell_names())}
 _ACTIVATIONS = {name: number for number, name in enumerate(_options.ACTIVATIONS)}
+_GATES, _CANDIDATE = map(_options.ROLES.index, ("gates", "candidate"))
 
 _OTHERS = {"jordan": "rnn_any", "lstm_norm_joint_shift": "lstm_norm_joint"}  # families that have another's kernels
 
 # Indexing a fused function once spares every call the search for its types.
 _BY_DTYPE = {
-    np.dtype(dtype): {name: getattr(_kernels, name)[c_type] for name in ("forward", "backward", "infer", "elementwise")}
+    np.dtype(dtype): {
+        name: getattr(_kernels, name)[c_type] for name in ("forward", "backward", "infer", "elementwise", "gate")
+    }
     for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
 }
 _packing = ForkSafeLock()
@@ -588,25 +591,39 @@ def _forward(
 
 def _gates_of(tape):
     """(T, B, D, G, H): the gates in a tape, whose rows are in the order of csrc/schedule.h."""
-    w, (T, B, _) = tape.weights, tape.x.shape
-    G, states = w.packed.gates, w.packed.states
+    w, (T, B, _), D, H = tape.weights, tape.x.shape, tape.weights.D, tape.weights.H
+    G, first = w.packed.gates, w.packed.states - 1  # the first slots have c, ...
     lengths = np.full(B, T) if tape.lengths is None else tape.lengths
     order = np.argsort(-lengths, kind="stable")
     s, j = np.nonzero(np.arange(T)[:, None] < lengths[order])
-    b = order[j]
-    Hp, Rp = w._padded(w.H), w._padded(w.R)  # a direction's tape is h (rows, Rp), c, the gates, ... (rows, Hp) each
-    gates = np.zeros((T, B, w.D, G, w.H), w.dtype)
-    for d in range(w.D):
+    b, rows = order[j], len(s)
+    Hp, start = w._padded(H), rows * w._padded(w.R) if w.packed.carries_h else 0  # a direction's tape begins with h
+    gates = (np.empty if tape.lengths is None else np.zeros)((T, B, D, G, H), w.dtype)
+    keeps_sums = w.cell.endswith("_any") or w.kind.form.late  # of which the gates are activations
+    for d in range(D):
         t = lengths[b] - 1 - s if d else s
-        slots = np.split(tape.kept, w.D)[d][len(s) * Rp :][: w.packed.slots * len(s) * Hp].reshape(
-            w.packed.slots, len(s), Hp
-        )
+        slots = np.split(tape.kept, D)[d][start:][: w.packed.slots * rows * Hp].reshape(w.packed.slots, rows, Hp)
         for k in range(G):
-            gates[t, b, d, k] = slots[states - 1 + k, :, : w.H]
-    if w.cell.endswith("_any") or w.kind.form.late:  # which keep pre-activations
-        gates = reference.gates_from(w.kind.options, gates)
+            role = -1 if not keeps_sums else _CANDIDATE if k == 2 else _GATES  # i f g o, or r z n
+            place = (((t * B + b) * D + d) * G + k) * H
+            w.kernels["gate"](w.packed, role, slots[first + k], place, gates.reshape(-1))
+    _complete(w, gates)
+    if tape.lengths is not None:
         gates[np.arange(T)[:, None] >= lengths] = 0
     return gates
+
+
+def _complete(w, gates):
+    """What a tape has not as the cell uses it."""
+    if w.cell in ("min_gru", "min_lstm"):  # it has the a of g(a)
+        a = gates[..., 0, :]
+        a[...] = np.maximum(a, 0) + sigmoid(np.minimum(a, 0))
+    if w.cell == "min_lstm":
+        gates[..., 2, :] = 1 - gates[..., 1, :]
+    if w.kind.options.coupled == "f=1-i":
+        gates[..., 1, :] = 1 - gates[..., 0, :]
+    if w.kind.options.coupled == "i=1-f":
+        gates[..., 0, :] = 1 - gates[..., 1, :]
 
 
 def _backward(family, tape, dy, dstate, dc_all, grad_clip):
@@ -686,13 +703,19 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
 class Inference:
     """Packed layers, one on top of the other, without a tape: what a layer calls and steps.
 
-    `step(x, state, out)`, `step_many(x, states, out, threads)` and `call(x, state, batch_first, threads)` are the quick
-    ways for plain arguments: None says that these need the care of `*_step` and of `run`.
+    `step(x, state, out, row)`, `step_many(x, states, out, threads)` and `call(x, state, batch_first, threads, row)` are
+    the quick ways for plain arguments: None says that these need the care of `*_step` and of `run`. `begin`, arrays
+    (L * D, H) of each part of a state, is what a call begins with where it is given none; None is zeros.
     """
 
-    def __init__(self, stack: Sequence[Packed], zoneout: tuple[float, float] = NO_ZONEOUT):
+    def __init__(
+        self,
+        stack: Sequence[Packed],
+        zoneout: tuple[float, float] = NO_ZONEOUT,
+        begin: Sequence[np.ndarray] | None = None,
+    ):
         first = stack[0]
-        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype, _config.get_num_threads, zoneout)
+        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype, _config.get_num_threads, zoneout, begin)
         self._run = first.kernels["infer"]
         self.step, self.step_many, self.call = self._stack.step, self._stack.step_many, self._stack.call
 

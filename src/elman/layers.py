@@ -259,8 +259,8 @@ class Recurrent(Parametrised, Generic[State]):
             one), and the reverse direction starts at the last true step.
         reset : (T, B), with `batch_first` (B, T), without a batch (T,); bool or 0 and 1. The state is set to zero
             before that step, in every layer; in the reverse direction between steps t and t - 1.
-        return_all : names of what else is wanted of every step of the top layer: "c", an LSTM's cell state (T, B, D*H),
-            "gates", the values of an LSTM's or a GRU's gates in the order of the weights, (T, B, D, G, H). The arrays
+        return_all : names of what else is wanted of every step of the top layer: "c", the cell state of a cell that has
+            one, (T, B, D*H), "gates", the values of its gates in the order of the weights, (T, B, D, G, H). The arrays
             come after the state, in the order of the names and in y's layout; past a sequence's end they are 0.
 
         Returns (y, state), new arrays. y : (T, B, D*H), with `batch_first` (B, T, D*H), without a batch (T, D*H): the
@@ -278,12 +278,11 @@ class Recurrent(Parametrised, Generic[State]):
         """A call of any cell; row: the numbers (T, B) that it takes, in x's layout."""
         inference = self._snapshot.packed[1]
         wants_all = type(return_all) is not tuple or len(return_all) > 0
-        begins_at_zero = not self.train_state or _is_whole(state)
-        if inference is not None and lengths is None and reset is None and not wants_all and begins_at_zero:
+        if inference is not None and lengths is None and reset is None and not wants_all:
             if row is not None or not self._form.needs_row:
                 result = inference.call(x, state, self.batch_first, get_num_threads(), row)
                 if result is not None:
-                    return result[0], self._bundle(*result[1:])
+                    return self._joined(result[0]), self._bundle(*result[1:])
         return self._infer(x, state, lengths, reset, return_all, row)
 
     def _infer(self, x, state, lengths, reset, return_all, row):
@@ -311,7 +310,7 @@ class Recurrent(Parametrised, Generic[State]):
         ]
         y = np.zeros((*_sizes(layout, T, B), self._directions * self._output_size), self.dtype)
         inference.run(below, parts, lengths, reset, _time_major(y, layout), row)
-        return y, self._callers_state(parts, layout)
+        return self._joined(y), self._callers_state(parts, layout)
 
     @overload
     def forward(
@@ -500,16 +499,17 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _begun(self, given: list[np.ndarray | None], B: int) -> list[np.ndarray | None]:
         """The parts of the initial state, with the layer's own where it has one and none is given."""
-        if not self.train_state:
+        own = self._own_state(self._snapshot.params)
+        if own is None:
             return given
-        params, D = self._snapshot.params, self._directions
-        begun = []
-        for i, part in enumerate(given):
-            if part is None:
-                rows = [params[self._state_names(k, d)[i][1]] for k in range(self.num_layers) for d in range(D)]
-                part = np.repeat(np.stack(rows)[:, None], B, axis=1)
-            begun.append(part)
-        return begun
+        return [np.repeat(own[i][:, None], B, axis=1) if part is None else part for i, part in enumerate(given)]
+
+    def _own_state(self, params: Params) -> list[np.ndarray] | None:
+        """What the layer has learned to begin with, (L*D, H) of each part; None: zeros."""
+        if not self.train_state:
+            return None
+        each = [self._state_names(k, d) for k in range(self.num_layers) for d in range(self._directions)]
+        return [np.stack([params[name] for _, name in of_part]) for of_part in zip(*each, strict=True)]
 
     def _add_initial(self, new: dict[str, np.ndarray], dparts: list[np.ndarray], learned: list[bool]) -> None:
         """The gradients of the layer's own initial states: sums over the sequences that began with them."""
@@ -664,7 +664,8 @@ class Recurrent(Parametrised, Generic[State]):
             return partial(found, *family, **options) if family or options else found
 
         self._pack, self._forward, self._backward, self._step = map(function, ("pack", "forward", "backward", "step"))
-        has_inference = self.merge is not None and not self._is_merged and hasattr(backend, "Inference")
+        between = self._is_merged and self.num_layers > 1  # what merges two layers' outputs is not among the kernels
+        has_inference = not between and hasattr(backend, "Inference")
         self._inference = partial(backend.Inference, zoneout=self.zoneout) if has_inference else None
         self._drawing = ForkSafeLock()
 
@@ -713,7 +714,7 @@ class Recurrent(Parametrised, Generic[State]):
             stack = [self._pack(each) for each in weights]
         else:
             stack = [old.renewed(each) for old, each in zip(before.packed[0], weights, strict=True)]
-        return stack, self._inference(stack) if self._inference else None
+        return stack, self._inference(stack, begin=self._own_state(params)) if self._inference else None
 
     @staticmethod
     def _bundle(*parts: Any) -> Any:
@@ -799,6 +800,12 @@ class Recurrent(Parametrised, Generic[State]):
             with np.errstate(all="ignore"):
                 both *= np.roll(y, self._output_size, axis=-1)
         return both
+
+    def _joined(self, y):
+        """The top layer's y (..., D*R) of any layout as the caller gets it."""
+        if self.merge == "concat":
+            return y
+        return self._outputs(self._merged(y, None) if self._is_merged else y)
 
     def _outputs(self, y):
         """y as the caller gets it: a pair with merge=None."""
@@ -1237,11 +1244,6 @@ def _time_major(a: np.ndarray, layout: str) -> np.ndarray:
 def _callers(a: np.ndarray, layout: str) -> np.ndarray:
     """The way back, also a view."""
     return a[:, 0] if layout == "T" else a.swapaxes(0, 1) if layout == "BT" else a
-
-
-def _is_whole(state: Any) -> bool:
-    """Whether no part of it stands for the layer's own initial state."""
-    return isinstance(state, np.ndarray) or (isinstance(state, tuple) and all(part is not None for part in state))
 
 
 def _between(noise: _Noise, start: int, end: int) -> _Noise:
