@@ -471,9 +471,6 @@ def test_what_has_no_meaning_is_refused():
         elman.QRNN(I, H, zoneout=(0.5, 0.0))
     with pytest.raises(ValueError, match="mode: expected .*'pure'"):
         elman.CfC(I, H, mode="gated")
-    for layer in (elman.CfC(I, H, mode="pure"), elman.IndRNN(I, H)):
-        with pytest.raises(ValueError, match="return_all: expected nothing, since this cell offers y alone"):
-            layer(np.zeros((T, I), np.float32), return_all=("gates",))
     with pytest.raises(ValueError, match="timespans: expected shape"):
         elman.CfC(I, H, dtype=np.float64)(np.zeros((T, B, I)), timespans=np.ones((T, 1)))
     augru = elman.AUGRU(I, H)

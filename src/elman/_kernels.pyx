@@ -809,10 +809,14 @@ def elementwise(str name, const real[::1] x, real[::1] y):
             function(x.shape[0], &x[0], &y[0])
 
 
-def gate(Packed packed, int role, const real[:, ::1] slot, const ptrdiff_t[::1] place, real[::1] out):
-    """The H units of each row of a tape's slot (rows, Hp) to where `place` says; of a slot with pre-activations what the
-    activation of this role makes of them, with role -1 as they are."""
-    cdef const elman_activation *f = &packed.options.activations[role] if role >= 0 else NULL
+def gate(Packed packed, tuple activation, const real[:, ::1] slot, const ptrdiff_t[::1] place, real[::1] out):
+    """The H units of each row of a tape's slot (rows, Hp) to where `place` says; of pre-activations what the activation,
+    (number, alpha, beta), makes of them, with None as they are."""
+    cdef elman_activation of_gate
+    cdef const elman_activation *f = NULL
+    if activation is not None:
+        of_gate.name, of_gate.alpha, of_gate.beta = activation
+        f = &of_gate
     if slot.shape[0]:
         with nogil:
             packed.kernels.gate(f, packed.options.clip, slot.shape[0], packed.H, &slot[0, 0], &place[0], &out[0])

@@ -5,7 +5,7 @@ Checked here once for the reference and for the kernels. No arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -310,9 +310,14 @@ def row(form: Form, family: str, value: Any, dtype: np.dtype[Any], T: int, B: in
 
 def shares(name: str, value: Any) -> tuple[float, float]:
     """Zoneout's probabilities, of h and of c."""
+    return tuple(_checks.number(f"{name}: {part}", p, 0.0, 1.0) for part, p in _pair(name, value))  # type: ignore[return-value]
+
+
+def _pair(name: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """What zoneout is for h and for c, by letter."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name}: expected a pair of numbers, for h and for c, got {value!r}")
-    return tuple(_checks.number(f"{name}: {part}", p, 0.0, 1.0) for part, p in zip("hc", value, strict=True))  # type: ignore[return-value]
+        raise TypeError(f"{name}: expected a pair, for h and for c, got {value!r}")
+    return zip("hc", value, strict=True)
 
 
 def check_zoneout(name: str, letter: str, form: Form, family: str) -> None:
@@ -337,10 +342,8 @@ def noise(
     if zoneout is NO_ZONEOUT and recurrent_mask is None:
         return None
     T, B, D = sizes
-    if not isinstance(zoneout, (tuple, list)) or len(zoneout) != 2:
-        raise TypeError(f"zoneout: expected a pair, for h and for c, got {zoneout!r}")
     checked: list[Any] = []
-    for letter, given, width in zip("hc", zoneout, (R, H), strict=True):
+    for (letter, given), width in zip(_pair("zoneout", zoneout), (R, H), strict=True):
         name = f"zoneout: {letter}"
         if isinstance(given, np.ndarray):
             if given.dtype != bool or given.shape != (T, B, D * width):

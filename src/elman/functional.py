@@ -30,7 +30,7 @@ __all__ = [
 
 _CELLS = {name: number for number, name in enumerate(_kernels.cell_names())}
 _ACTIVATIONS = {name: number for number, name in enumerate(_options.ACTIVATIONS)}
-_GATES, _CANDIDATE = map(_options.ROLES.index, ("gates", "candidate"))
+_MIN_G = len(_ACTIVATIONS)  # of minGRU and minLSTM
 
 _OTHERS = {"jordan": "rnn_any", "lstm_norm_joint_shift": "lstm_norm_joint"}  # families that have another's kernels
 
@@ -592,38 +592,39 @@ def _forward(
 def _gates_of(tape):
     """(T, B, D, G, H): the gates in a tape, whose rows are in the order of csrc/schedule.h."""
     w, (T, B, _), D, H = tape.weights, tape.x.shape, tape.weights.D, tape.weights.H
-    G, first = w.packed.gates, w.packed.states - 1  # the first slots have c, ...
     lengths = np.full(B, T) if tape.lengths is None else tape.lengths
     order = np.argsort(-lengths, kind="stable")
     s, j = np.nonzero(np.arange(T)[:, None] < lengths[order])
     b, rows = order[j], len(s)
     Hp, start = w._padded(H), rows * w._padded(w.R) if w.packed.carries_h else 0  # a direction's tape begins with h
-    gates = (np.empty if tape.lengths is None else np.zeros)((T, B, D, G, H), w.dtype)
-    keeps_sums = w.cell.endswith("_any") or w.kind.form.late  # of which the gates are activations
+    kept = _kept_gates(w)
+    gates = (np.empty if tape.lengths is None else np.zeros)((T, B, D, len(kept), H), w.dtype)
     for d in range(D):
         t = lengths[b] - 1 - s if d else s
         slots = np.split(tape.kept, D)[d][start:][: w.packed.slots * rows * Hp].reshape(w.packed.slots, rows, Hp)
-        for k in range(G):
-            role = -1 if not keeps_sums else _CANDIDATE if k == 2 else _GATES  # i f g o, or r z n
-            place = (((t * B + b) * D + d) * G + k) * H
-            w.kernels["gate"](w.packed, role, slots[first + k], place, gates.reshape(-1))
-    _complete(w, gates)
-    if tape.lengths is not None:
-        gates[np.arange(T)[:, None] >= lengths] = 0
+        for k, (slot, activation) in enumerate(kept):
+            place = (((t * B + b) * D + d) * len(kept) + k) * H
+            w.kernels["gate"](w.packed, activation, slots[slot], place, gates.reshape(-1))
+    if w.kind.options.coupled is not None:
+        of = 0 if w.kind.options.coupled == "f=1-i" else 1
+        inside = True if tape.lengths is None else (np.arange(T)[:, None] < lengths)[..., None, None]
+        np.subtract(1, gates[..., of, :], out=gates[..., 1 - of, :], where=inside)
     return gates
 
 
-def _complete(w, gates):
-    """What a tape has not as the cell uses it."""
-    if w.cell in ("min_gru", "min_lstm"):  # it has the a of g(a)
-        a = gates[..., 0, :]
-        a[...] = np.maximum(a, 0) + sigmoid(np.minimum(a, 0))
+def _kept_gates(w):
+    """For each gate, in the order of the weights, its slot in a tape and the activation that it wants yet."""
+    G, first = w.packed.gates, w.packed.states - 1  # the first slots have c, ...
+    kept = [(first + k, None) for k in range(G)]
+    if w.cell in ("min_gru", "min_lstm"):
+        kept[0] = 0, (_MIN_G, 0.0, 0.0)
     if w.cell == "min_lstm":
-        gates[..., 2, :] = 1 - gates[..., 1, :]
-    if w.kind.options.coupled == "f=1-i":
-        gates[..., 1, :] = 1 - gates[..., 0, :]
-    if w.kind.options.coupled == "i=1-f":
-        gates[..., 0, :] = 1 - gates[..., 1, :]
+        kept[2] = 1, (_ACTIVATIONS["affine"], -1.0, 1.0)  # 1 - f
+    if w.cell.endswith("_any") or w.kind.form.late:  # which keep pre-activations
+        activations = w.kind.for_kernels(w.names)[0]
+        gate, candidate = (activations[_options.ROLES.index(role)] for role in ("gates", "candidate"))
+        kept = [(slot, candidate if k == 2 else gate) for k, (slot, _) in enumerate(kept)]  # i f g o, or r z n
+    return kept
 
 
 def _backward(family, tape, dy, dstate, dc_all, grad_clip):
