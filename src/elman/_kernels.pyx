@@ -510,7 +510,8 @@ cdef class Stack:
 
     def __cinit__(self, layers, dtype, threads, zoneout=(0.0, 0.0), begin=None):
         """threads: a function, asked by a step that is large enough for more than one. zoneout: the share of the old
-        h and c that stays. begin: (L * D, H) of h, of c, ... for a call without a state; None: zeros."""
+        h and c that stays. begin: a function, asked for (L * D, H) of h, of c, ..., which a call without a state begins
+        with; None: zeros."""
         cdef Packed packed
         cdef ptrdiff_t k, d
         self.layers, self.dtype, self.threads, self.begin, self.work = tuple(layers), dtype, threads, begin, 0
@@ -655,7 +656,8 @@ cdef class Stack:
                     PyBuffer_Release(&views[1])
                     opened = 1
                 elif self.begin is not None:
-                    part[...] = self.begin[i][:, None] if axes == 3 else self.begin[i]
+                    given = self.begin()[i]
+                    part[...] = given[:, None] if axes == 3 else given
                 result.append(part)
             PyObject_GetBuffer(result[0], &views[1], WRITABLE)
             opened = 2

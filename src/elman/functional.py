@@ -11,7 +11,7 @@ argument is changed but `out`, and the state of `*_step`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -705,15 +705,15 @@ class Inference:
     """Packed layers, one on top of the other, without a tape: what a layer calls and steps.
 
     `step(x, state, out, row)`, `step_many(x, states, out, threads)` and `call(x, state, batch_first, threads, row)` are
-    the quick ways for plain arguments: None says that these need the care of `*_step` and of `run`. `begin`, arrays
-    (L * D, H) of each part of a state, is what a call begins with where it is given none; None is zeros.
+    the quick ways for plain arguments: None says that these need the care of `*_step` and of `run`. `begin` is asked
+    for what `call` begins with where it is given no state, or only a part: (L * D, H) of each; None: zeros.
     """
 
     def __init__(
         self,
         stack: Sequence[Packed],
         zoneout: tuple[float, float] = NO_ZONEOUT,
-        begin: Sequence[np.ndarray] | None = None,
+        begin: Callable[[], list[np.ndarray]] | None = None,
     ):
         first = stack[0]
         self._stack = _kernels.Stack([w.packed for w in stack], first.dtype, _config.get_num_threads, zoneout, begin)

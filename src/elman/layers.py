@@ -11,7 +11,7 @@ import importlib
 import math
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -117,6 +117,7 @@ class Recurrent(Parametrised, Generic[State]):
         "_letters",
         "_kinds",
         "_every_name",
+        "_learned_names",
         "_pack",
         "_forward",
         "_backward",
@@ -499,17 +500,16 @@ class Recurrent(Parametrised, Generic[State]):
 
     def _begun(self, given: list[np.ndarray | None], B: int) -> list[np.ndarray | None]:
         """The parts of the initial state, with the layer's own where it has one and none is given."""
-        own = self._own_state(self._snapshot.params)
-        if own is None:
+        if not self.train_state:
             return given
+        own = _learned_state(self._snapshot.params, self._learned_names)
         return [np.repeat(own[i][:, None], B, axis=1) if part is None else part for i, part in enumerate(given)]
 
-    def _own_state(self, params: Params) -> list[np.ndarray] | None:
-        """What the layer has learned to begin with, (L*D, H) of each part; None: zeros."""
-        if not self.train_state:
-            return None
+    @cached_property
+    def _learned_names(self) -> list[list[str]]:
+        """For each part of the state, in `params`: those of every stacked layer and direction."""
         each = [self._state_names(k, d) for k in range(self.num_layers) for d in range(self._directions)]
-        return [np.stack([params[name] for _, name in of_part]) for of_part in zip(*each, strict=True)]
+        return [[name for _, name in of_part] for of_part in zip(*each, strict=True)]
 
     def _add_initial(self, new: dict[str, np.ndarray], dparts: list[np.ndarray], learned: list[bool]) -> None:
         """The gradients of the layer's own initial states: sums over the sequences that began with them."""
@@ -714,7 +714,8 @@ class Recurrent(Parametrised, Generic[State]):
             stack = [self._pack(each) for each in weights]
         else:
             stack = [old.renewed(each) for old, each in zip(before.packed[0], weights, strict=True)]
-        return stack, self._inference(stack, begin=self._own_state(params)) if self._inference else None
+        begin = cache(partial(_learned_state, params, self._learned_names)) if self.train_state else None
+        return stack, self._inference(stack, begin=begin) if self._inference else None
 
     @staticmethod
     def _bundle(*parts: Any) -> Any:
@@ -1244,6 +1245,11 @@ def _time_major(a: np.ndarray, layout: str) -> np.ndarray:
 def _callers(a: np.ndarray, layout: str) -> np.ndarray:
     """The way back, also a view."""
     return a[:, 0] if layout == "T" else a.swapaxes(0, 1) if layout == "BT" else a
+
+
+def _learned_state(params: Params, names: list[list[str]]) -> list[np.ndarray]:
+    """What a layer has learned to begin with, (L*D, H) of each part of its state."""
+    return [np.stack([params[name] for name in of_part]) for of_part in names]
 
 
 def _between(noise: _Noise, start: int, end: int) -> _Noise:
