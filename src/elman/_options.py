@@ -60,7 +60,7 @@ class Form(NamedTuple):
     activations: tuple[Activation, ...] = ()  # as they are if nobody asks for others ...
     roles: tuple[int, ...] = ()  # ... and which of ROLES they have in the kernels
     takes: tuple[str, ...] = ()  # which other options have meaning
-    returns: tuple[str, ...] = ()  # what can be had of every step, beside y
+    returns: tuple[str, ...] = ()  # what can be had of every step, beside y; "gates" are the first slots behind c, ...
     takes_stay: bool = False  # whether zoneout of c is the cell's own matter, since its h sees the c that stays
     keeps_c: str = ""  # why zoneout of c has no meaning, and neither has an initial state that is learned
     own: Callable[[int, int], Mapping[str, tuple[int, ...]]] | None = None  # of a cell of one's own: all its weights
