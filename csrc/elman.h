@@ -19,12 +19,11 @@ extern "C" {
 #endif
 
 /* The cells, in the order of elman_kernels.cells: one line here and one file in cells/ make a new one. */
-#define ELMAN_CELLS(X)                                                                                    \
-    X(rnn_tanh) X(rnn_relu) X(rnn_sigmoid) X(lstm) X(gru_reset_after) X(gru_reset_before) X(rnn_any)      \
-    X(lstm_any) X(gru_reset_after_any) X(gru_reset_before_any) X(indrnn) X(sru) X(augru_reset_after)      \
-    X(augru_reset_before) X(min_gru) X(min_lstm) X(qrnn) X(mgu) X(mgu_no_reset) X(cfc_default)            \
-    X(cfc_no_gate) X(cfc_pure) X(slstm) X(lstm_norm_gate) X(lstm_norm_joint)     \
-    X(gru_norm)
+#define ELMAN_CELLS(X)                                                                               \
+    X(rnn_tanh) X(rnn_relu) X(rnn_sigmoid) X(lstm) X(gru_reset_after) X(gru_reset_before) X(rnn_any) \
+    X(lstm_any) X(gru_reset_after_any) X(gru_reset_before_any) X(indrnn) X(sru) X(augru_reset_after) \
+    X(augru_reset_before) X(min_gru) X(min_lstm) X(qrnn) X(mgu) X(mgu_no_reset) X(cfc_default)       \
+    X(cfc_no_gate) X(cfc_pure) X(slstm) X(lstm_norm_gate) X(lstm_norm_joint) X(gru_norm)
 
 enum {
 #define X(name) ELMAN_##name,
@@ -45,7 +44,8 @@ enum {
     ELMAN_HARDSIGMOID,
     ELMAN_ELU,
     ELMAN_SOFTSIGN,
-    ELMAN_SOFTPLUS
+    ELMAN_SOFTPLUS,
+    ELMAN_MIN_G /* that of minGRU and minLSTM, see cells/min_g.inc; no other cell can be asked for it */
 };
 
 typedef struct {
@@ -199,13 +199,17 @@ typedef struct {
     void (*exp)(ptrdiff_t n, const void *x, void *y); /* y may be x */
     void (*sigmoid)(ptrdiff_t n, const void *x, void *y);
     void (*tanh)(ptrdiff_t n, const void *x, void *y);
+    /* Row r of a slot of a tape, x (rows, Hp), to y + place[r], H elements. Where f is not NULL they are
+     * pre-activations: f of them, between -limit and limit, is what the cell used. */
+    void (*gate)(const elman_activation *f, double limit, ptrdiff_t rows, ptrdiff_t H, const void *x,
+                 const ptrdiff_t *place, void *y);
     /* The limits of this core, for whoever takes the time. multiply_add does `rounds` rounds of multiply-adds that wait
      * for nothing, reads the factor from sum (lanes), writes their sum there and returns the operations done; read goes
      * `rounds` times through a (n), writes sum (lanes) and returns the bytes read. */
     double (*multiply_add)(ptrdiff_t rounds, void *sum);
     double (*read)(ptrdiff_t rounds, ptrdiff_t n, const void *a, void *sum);
-    /* One step of an optimiser over `count` arrays, on at most so many threads, which change no bit. Returns whether all
-     * new weights, and mean squares, are finite. */
+    /* One step of an optimiser over `count` arrays, on at most so many threads, which change no bit. Returns whether
+     * all new weights, and mean squares, are finite. */
     int (*sgd)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
     int (*rmsprop)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
     int (*adam)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
@@ -222,10 +226,10 @@ int elman_isa_usable(int isa);
 /* The kernels of one usable instruction set for float (is_double 0) or double (1). */
 const elman_kernels *elman_get_kernels(int isa, int is_double);
 
-/* Inference through `layers` layers, one on top of the other, all of the same H and directions. `call` as for one layer,
- * with a tape of NULL, but: weights (layers * D), state and last (layers * D, B, H), index elman_stack_index() elements,
- * scratch elman_stack_scratch() of them. With one direction the layers take turns on pieces of time, so that scratch
- * does not grow with T; with two it holds one layer's output. */
+/* Inference through `layers` layers, one on top of the other, all of the same H and directions. `call` as for one
+ * layer, with a tape of NULL, but: weights (layers * D), state and last (layers * D, B, H), index elman_stack_index()
+ * elements, scratch elman_stack_scratch() of them. With one direction the layers take turns on pieces of time, so that
+ * scratch does not grow with T; with two it holds one layer's output. */
 void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward_call *call);
 ptrdiff_t elman_stack_index(const elman_layer *layer);
 ptrdiff_t elman_stack_scratch(const elman_cell *cell, int layers, const elman_layer *layer);

@@ -10,7 +10,8 @@ from helpers import CELLS, FURTHER, assert_same, problem
 import elman
 from elman import functional, reference
 
-ALL = FURTHER | {f"{name} with noise": cell for name, cell in (CELLS | FURTHER).items()}
+NOISY = {f"{name} with noise": cell for name, cell in (CELLS | FURTHER).items()}
+ALL = FURTHER | NOISY
 T, B, I, H = 6, 7, 3, 5
 LENGTHS = [6, 0, 3, 1, 6, 4, 2]
 
@@ -20,7 +21,7 @@ def made(name, D=1, dtype=np.float64, T=T, B=B, I=I, H=H, ragged=True, seed=0, *
     rng = np.random.default_rng(seed + 1)
     lengths = [LENGTHS[b % 7] * T // 6 for b in range(B)] if ragged else None
     reset = rng.random((T, B)) < 0.2 if ragged else None
-    p = problem(ALL[name], T, B, I, H, D, dtype, lengths=lengths, reset=reset, seed=seed, **keywords)
+    p = problem((CELLS | ALL)[name], T, B, I, H, D, dtype, lengths=lengths, reset=reset, seed=seed, **keywords)
     if not name.endswith("with noise"):
         return p
     R, letters = p.cell.outputs or H, p.cell.parts
@@ -132,3 +133,37 @@ def test_steps_are_the_whole(name, module):
         assert y_t.tobytes() == y[t].tobytes()
     for a, b in zip(carried, state):
         assert a.tobytes() == b.tobytes()
+
+
+def gates_of(p, module):
+    state = p.cell.state(p.state)
+    masks = {"lengths": p.lengths, "reset": p.reset, **p.noise} | ({} if p.row is None else {"row": p.row})
+    y, _, tape, gates = p.cell.run(module, "forward", p.x, state, p.weights, return_all=("gates",), **masks)
+    assert tape is not None
+    *_, quiet = p.cell.run(
+        module, "forward", p.x, state, p.weights, return_all=["gates"], training=False, recompute=True, **masks
+    )
+    assert quiet.tobytes() == gates.tobytes()
+    return gates
+
+
+HAVE_GATES = [
+    name
+    for name, cell in (CELLS | ALL).items()
+    if (cell.form.returns[-1:] == ("gates",) if cell.family else cell.name != "rnn")
+]
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", HAVE_GATES)
+def test_gates_of_every_step(name, dtype, ragged):
+    p = made(name, 2, dtype, H=19, ragged=ragged)
+    found, expected = gates_of(p, functional), gates_of(p, reference)
+    assert found.shape == (T, B, 2, p.cell.gates, 19)
+    tolerance = (2e-4 if "norm" in name else 3e-5) if dtype == np.float32 else 1e-12
+    assert_same({"gates": found}, {"gates": expected}, tolerance)
+    assert (np.ptp(expected, axis=(0, 1, 4)) > 1e-2).all()  # each one counts
+    for b in range(B):
+        end = T if p.lengths is None else p.lengths[b]
+        assert not found[end:, b].any() and not expected[end:, b].any()

@@ -116,6 +116,24 @@ def test_min_lstm_divides_gates_too_small_for_the_dtype(implementation, dtype):
         np.testing.assert_allclose(db[1:], wanted, rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_min_lstm_at_the_end_of_the_dtype(implementation, dtype):
+    """e^(f - i) decides for every finite number, however large."""
+    most = np.finfo(dtype).max
+    for a_f, a_i, share in [
+        (-1e32, -2e32, 1), (-2e32, -1e32, 0), (-most / 2, -most, 1), (-most, -most / 2, 0), (-most, -most, 0.5),
+        (-most, most, 0), (most, -most, 1), (most, most, 0.5), (-1e32, -5, 0), (-np.inf, 5, 0), (5, -np.inf, 1),
+    ]:  # fmt: skip
+        x = np.array([[[0, a_f, a_i]]], dtype)
+        weights = [(np.eye(3, dtype=dtype), None, np.zeros(3, dtype), None)]
+        if not np.isfinite(x).all():  # 0 * infinity is none
+            weights, x = [(np.zeros((3, 1), dtype), None, x.reshape(3), None)], np.zeros((1, 1, 1), dtype)
+        state = np.full((1, 1, 1), 3, dtype)
+        y, _, _, gates = implementation.cell_forward("min_lstm", x, state, weights, return_all=("gates",))
+        assert y.item() == 3 * share + 0.5 * (1 - share)
+        assert gates.ravel().tolist() == [0.5, share, 1 - share]
+
+
 def test_min_cells_stay_positive():
     for kind in (elman.MinGRU, elman.MinLSTM):
         y, _ = kind(3, 8, 2, seed=0, dtype=np.float64)(np.random.default_rng(0).standard_normal((20, 4, 3)) * 10)
@@ -208,6 +226,72 @@ def test_the_gates_of_an_mgu(implementation):
         f, n = gates[:, :, 0, 0], gates[:, :, 0, 1]
         before = np.concatenate([p.state[0], y[:-1]])
         np.testing.assert_allclose(y, (1 - f) * n + f * before, rtol=1e-12, atol=1e-15)
+
+
+Y_FROM_GATES = {  # the state before, and the number of the row or the share of c that stays, behind them
+    "min-gru": lambda g, z, old, _: (1 - z) * old + z * g,
+    "min-lstm": lambda g, f, i, old, _: f * old + i * g,
+    "qrnn": lambda z, f, o, old, stay: o * (f * (1 - stay) * z + (1 - f * (1 - stay)) * old),
+    "sru": lambda u, f, r, s, old, _: r * np.tanh(f * old + (1 - f) * u) + (1 - r) * s,
+    "augru-after": lambda r, z, n, old, a: n + (1 - a) * z * (old - n),
+    "augru-before": lambda r, z, n, old, a: n + (1 - a) * z * (old - n),
+    "cfc": lambda p, q, a, t, old, _: (1 - t) * p + t * q,
+    "cfc-no-gate": lambda p, q, a, t, old, _: p + t * q,
+}
+
+
+@pytest.mark.parametrize("name", Y_FROM_GATES)
+def test_what_comes_out_is_made_of_the_gates(implementation, name):
+    p = problem(FURTHER[name], T, B, I, H, seed=1)
+    form, options, stay = p.cell.form, dict(p.cell.options), 0.0
+    every = form.returns  # "gates", and c where that is the state
+    if name == "qrnn":
+        options["zoneout"], stay = (0.0, 0.25), 0.25
+    if form.row:
+        options["row"] = p.row
+    y, last, _, *arrays = implementation.cell_forward(
+        p.cell.family, p.x, p.state[0], p.weights, return_all=every, **options
+    )
+    state = arrays[0] if every[0] == "c" else y
+    assert np.array_equal(state[-1], last[0])
+    gates = [arrays[-1][:, :, 0, k] for k in range(p.cell.gates)]
+    before = np.concatenate([p.state[0], state[:-1]])
+    number = p.row[..., None] if form.row else stay
+    np.testing.assert_allclose(y, Y_FROM_GATES[name](*gates, before, number), rtol=1e-11, atol=1e-14)
+    if name == "min-lstm":
+        np.testing.assert_allclose(gates[1] + gates[2], 1, rtol=1e-14)
+    if name.startswith("cfc"):
+        W, U, b, b_h = p.weights[0]
+        a, b = np.split(p.x @ W.T + b + before @ U.T + b_h, 4, axis=-1)[2:]
+        np.testing.assert_allclose(gates[2], a, rtol=1e-11)
+        np.testing.assert_allclose(gates[3], 1 / (1 + np.exp(-(a * number + b))), rtol=1e-11)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("key", ["attention", "timespans"])
+def test_gates_of_layers_that_take_a_number(backend, key):
+    def made(**options):
+        kind = elman.AUGRU if key == "attention" else elman.CfC
+        return kind(I, H, 2, seed=0, backend=backend, **options)
+
+    rng = np.random.default_rng(0)
+    x, a = rng.standard_normal((T, B, I), dtype=np.float32), rng.random((T, B), dtype=np.float32)
+    layer, turned = made(), made(batch_first=True)
+    y, h, gates = layer(x, return_all=("gates",), **{key: a})
+    assert gates.shape == (T, B, 1, layer._gates, H)
+    assert layer(x, **{key: a})[0].tobytes() == y.tobytes()
+    y_trained, _, _, trained = layer.forward(x, return_all=("gates",), tbptt=2, burn_in=1, **{key: a})
+    assert trained.tobytes() == gates.tobytes() and y_trained.tobytes() == y.tobytes()
+    *_, other = turned(x.swapaxes(0, 1), return_all=["gates"], **{key: a.T})
+    assert other.swapaxes(0, 1).tobytes() == gates.tobytes()
+    *_, single = layer(x[:, 1], return_all=("gates",), **{key: a[:, 1]})
+    if backend == "compiled":
+        assert single.tobytes() == gates[:, 1].tobytes()
+    for wrong, error in ((("c",), ValueError), ("gates", TypeError)):
+        with pytest.raises(error, match="return_all: expected"):
+            layer(x, return_all=wrong, **{key: a})
+        with pytest.raises(error, match="return_all: expected"):
+            layer.forward(x, return_all=wrong, **{key: a})
 
 
 # ----------------------------------------------------------------------------------------------------------------- CfC
@@ -387,8 +471,6 @@ def test_what_has_no_meaning_is_refused():
         elman.QRNN(I, H, zoneout=(0.5, 0.0))
     with pytest.raises(ValueError, match="mode: expected .*'pure'"):
         elman.CfC(I, H, mode="gated")
-    with pytest.raises(ValueError, match="return_all"):
-        elman.MinGRU(I, H)(np.zeros((T, I), np.float32), return_all=("gates",))
     with pytest.raises(ValueError, match="timespans: expected shape"):
         elman.CfC(I, H, dtype=np.float64)(np.zeros((T, B, I)), timespans=np.ones((T, 1)))
     augru = elman.AUGRU(I, H)

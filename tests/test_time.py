@@ -1,5 +1,7 @@
 """What happens to gradients on their way through time, and to the outputs of two directions."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from helpers import CELLS, assert_same, problem
@@ -289,6 +291,45 @@ def test_merged_layers_on_top_of_each_other(backend, merge):
         np.testing.assert_array_equal(grads[name.replace("_l0", "_l1")], grads_1[name])
 
 
+@pytest.mark.parametrize("train_state", [False, True])
+@pytest.mark.parametrize("merge", ["concat", *MERGED, None, "one way"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "qrnn"])
+def test_quick_calls_are_the_careful_ones(kind, merge, train_state, monkeypatch):
+    """With directions that are merged, and with initial states that are learned, which an edit changes."""
+    options = {"bidirectional": True, "merge": merge} if merge != "one way" else {"num_layers": 2}
+    make = (KINDS | {"qrnn": elman.QRNN})[kind]
+    layer, turned = (make(I, H, train_state=train_state, batch_first=b, seed=1, **options) for b in (False, True))
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        with layer.edit() as params:
+            for name in params:
+                if name.startswith(("h0", "c0")):
+                    params[name] = rng.standard_normal(params[name].shape).astype(np.float32)
+        turned.load_params(layer.params)
+        x = rng.standard_normal((T, B, I)).astype(np.float32)
+        given = [rng.standard_normal(part.shape).astype(np.float32) for part in parts(layer(x)[1])]
+        states = [None, bundled(layer, given)]
+        if kind == "lstm":
+            states += [(None, given[1]), (given[0], None)]
+        for state in states:
+            expected, last, _ = layer.forward(x, state)
+            careful = layer(x.tolist(), state)
+            single = layer(x[:, 1].tolist(), None)
+            with monkeypatch.context() as m:
+                m.setattr(elman.layers.Recurrent, "_infer", None)
+                quick, other = layer(x, state), turned(x.swapaxes(0, 1).copy(), state)
+                alone = layer(x[:, 1].copy())
+            for y, s in (careful, quick, ([a.swapaxes(0, 1) for a in parts(other[0])], other[1])):
+                for a, e in zip((*parts(y), *parts(s)), (*parts(expected), *parts(last)), strict=True):
+                    assert a.shape == e.shape and a.tobytes() == e.tobytes()
+            for y, e in zip(parts(alone[0]), parts(single[0]), strict=True):
+                assert y.flags.c_contiguous and y.tobytes() == e.tobytes()
+            if state is None:
+                for y, e in zip(parts(alone[0]), parts(expected), strict=True):
+                    assert y.tobytes() == e[:, 1].tobytes()
+        assert train_state == any(part.any() for part in parts(layer.zero_state(1)))
+
+
 @each_backend
 def test_directions_kept_apart(backend):
     layer = elman.GRU(I, H, bidirectional=True, merge=None, dtype="float64", seed=1, backend=backend)
@@ -391,9 +432,8 @@ def test_wrong_names_are_refused(backend, kind, value, error, message):
             call(np.zeros((T, B, I), np.float32), return_all=value)
 
 
-@pytest.mark.parametrize("cls", [elman.MinGRU, elman.MinLSTM, elman.IndRNN, elman.RNN])
+@pytest.mark.parametrize("cls", [partial(elman.CfC, mode="pure"), partial(elman.Jordan, output_size=2), elman.IndRNN])
 def test_a_cell_that_offers_nothing_says_so_of_itself(cls):
-    """Some of these have gates, which are not to be had."""
     layer = cls(I, H)
     message = "^return_all: expected nothing, since this cell offers y alone of every step, got 'gates'$"
     with pytest.raises(ValueError, match=message):

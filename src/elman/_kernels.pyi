@@ -43,6 +43,7 @@ class Packed:
     slots: int
     units: int
     is_recurrent: bool
+    carries_h: bool
     def __init__(
         self,
         cell_number: int,
@@ -83,15 +84,19 @@ class Stack:
         dtype: np.dtype[Any],
         threads: Callable[[], int],
         zoneout: tuple[float, float] = (0.0, 0.0),
+        begin: Callable[[], list[_Array]] | None = None,
     ) -> Stack: ...
-    def step(self, x: object, state: object, out: object) -> _Array | None: ...
+    def step(self, x: object, state: object, out: object, row: object = None) -> _Array | None: ...
     def step_many(self, x: object, states: tuple[object, ...], out: object, threads: int) -> _Array | None: ...
-    def call(self, x: object, state: object, batch_first: bool, threads: int) -> list[_Array] | None: ...
+    def call(
+        self, x: object, state: object, batch_first: bool, threads: int, row: object = None
+    ) -> list[_Array] | None: ...
 
 forward: _Fused[Any]
 backward: _Fused[Any]
 infer: _Fused[Any]
 elementwise: _Fused[Any]
+gate: _Fused[Any]
 multiply_add: _Fused[Any]
 read: _Fused[Any]
 update: _Fused[Any]

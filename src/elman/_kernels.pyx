@@ -12,6 +12,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.float cimport PyFloat_CheckExact
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport INFINITY
@@ -136,6 +137,8 @@ cdef extern from "elman.h" nogil:
         void (*exp)(ptrdiff_t n, const void *x, void *y) noexcept nogil
         void (*sigmoid)(ptrdiff_t n, const void *x, void *y) noexcept nogil
         void (*tanh)(ptrdiff_t n, const void *x, void *y) noexcept nogil
+        void (*gate)(const elman_activation *f, double limit, ptrdiff_t rows, ptrdiff_t H, const void *x,
+                     const ptrdiff_t *place, void *y) noexcept nogil
         double (*multiply_add)(ptrdiff_t rounds, void *sum) noexcept nogil
         double (*read)(ptrdiff_t rounds, ptrdiff_t n, const void *a, void *sum) noexcept nogil
         int (*sgd)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters,
@@ -283,6 +286,10 @@ cdef class Packed:
     @property
     def is_recurrent(self):
         return bool(self.cell.is_recurrent)
+
+    @property
+    def carries_h(self):
+        return bool(self.cell.carries_h)
 
     cdef ptrdiff_t padded(self, ptrdiff_t n) noexcept:
         return -(-n // self.kernels.lanes) * self.kernels.lanes
@@ -544,18 +551,19 @@ cdef class Stack:
     cdef elman_weights *weights  # (L * D)
     cdef const elman_cell *cell
     cdef const elman_options *options
-    cdef object dtype, threads
+    cdef object dtype, threads, begin
     cdef ptrdiff_t I, H, R, work  # multiplications of a step of one sequence
     cdef int D, parts, first  # parts of a state: the cell's states from the first on that it carries
     cdef double stay[2]  # zoneout
     cdef char item
 
-    def __cinit__(self, layers, dtype, threads, zoneout=(0.0, 0.0)):
+    def __cinit__(self, layers, dtype, threads, zoneout=(0.0, 0.0), begin=None):
         """threads: a function, asked by a step that is large enough for more than one. zoneout: the share of the old
-        h and c that stays."""
+        h and c that stays. begin: a function, asked for (L * D, H) of h, of c, ..., which a call without a state begins
+        with; None: zeros."""
         cdef Packed packed
         cdef ptrdiff_t k, d
-        self.layers, self.dtype, self.threads, self.work = tuple(layers), dtype, threads, 0
+        self.layers, self.dtype, self.threads, self.begin, self.work = tuple(layers), dtype, threads, begin, 0
         packed = <Packed>self.layers[0]
         self.I, self.H, self.R, self.D, self.cell = packed.I, packed.H, packed.R, packed.D, packed.cell
         self.stay[0], self.stay[1] = zoneout
@@ -575,13 +583,16 @@ cdef class Stack:
     def __dealloc__(self):
         PyMem_RawFree(self.weights)
 
-    def step(self, x, state, out):
+    def step(self, x, state, out, row=None):
         """x (B, I) or (I,), state (L, B, H) or (L, H) in place (h, or a tuple of h and c), out (B, H) or (H,)
-        or None. Returns out. The quick way only; two directions are not for it."""
-        cdef Py_buffer views[6]  # x, out, the parts of the state
+        or None, row (B,) or one number, of a cell that takes them, or None. Returns out. The quick way only; two
+        directions are not for it."""
+        cdef Py_buffer views[7]  # x, out, the parts of the state, row
         cdef elman_forward_call call
         cdef ptrdiff_t B, L = len(self.layers)
         cdef int i, j, axes, opened = 0
+        cdef double number = 0
+        cdef float short_number
         try:
             if self.D == 2 or not is_state(state, self.parts):
                 return None
@@ -599,22 +610,33 @@ cdef class Stack:
                     return None
                 PyObject_GetBuffer(part, &views[2 + i], WRITABLE)
                 opened = 3 + i
+            call.layer.row = NULL
+            if PyFloat_CheckExact(row) and views[0].ndim == 1:
+                number = row
+                short_number = <float>number
+                call.layer.row = <void *>&number if self.item == b"d" else <void *>&short_number
+            elif row is not None:
+                PyObject_GetBuffer(row, &views[2 + self.parts], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+                opened = 3 + self.parts
+                call.layer.row = views[2 + self.parts].buf
             axes = views[0].ndim
             B = views[0].shape[0] if axes == 2 else 1
             if not 1 <= axes <= 2 or not is_plain(&views[0], self.item, axes, -1, -1, self.I):
                 return None
             if not is_plain(&views[1], self.item, axes, -1, B, self.R):
                 return None
-            for i in range(2, opened):
+            for i in range(2, 2 + self.parts):
                 if not is_plain(&views[i], self.item, axes + 1, L, B if axes == 2 else L, self.width(i - 2)):
                     return None
+            if opened > 2 + self.parts and not is_plain(&views[2 + self.parts], self.item, axes - 1, -1, -1, B):
+                return None
             for i in range(opened):
                 for j in range(i):
                     if overlap(&views[i], &views[j]):
                         return None
             call.layer.x, call.layer.x_t, call.layer.x_b = views[0].buf, 0, self.I
             call.y, call.y_t, call.y_b = views[1].buf, 0, self.R
-            call.c, call.layer.lengths, call.layer.reset, call.layer.row, call.layer.threads = NULL, NULL, NULL, NULL, 1
+            call.c, call.layer.lengths, call.layer.reset, call.layer.threads = NULL, NULL, NULL, 1
             if self.work * B > RELEASE_GIL:
                 call.layer.threads = self.threads()
             for i in range(self.parts):
@@ -627,11 +649,12 @@ cdef class Stack:
             for i in range(opened):
                 PyBuffer_Release(&views[i])
 
-    def call(self, x, state, bint batch_first, int threads):
+    def call(self, x, state, bint batch_first, int threads, row=None):
         """Whole sequences without lengths and resets: x (T, B, I), with batch_first (B, T, I), or (T, I); state
-        (L * D, B, H), or (L * D, H), h or (h, c); None, whole or in part, is zeros. Returns a list of new arrays: y,
-        h and, where the cell has it, c. The quick way only."""
-        cdef Py_buffer views[2]  # x; the result in turn
+        (L * D, B, H), or (L * D, H), h or (h, c); None, whole or in part, is `begin`; row (T, B), with batch_first (B, T),
+        or (T,), of a cell that takes it, or None. Returns a list of new arrays: y, h and, where the cell has it, c. The
+        quick way only."""
+        cdef Py_buffer views[2]  # x; row and the result in turn
         cdef elman_forward_call call
         cdef ptrdiff_t T, B, rows = len(self.layers) * self.D, outputs = self.D * self.R
         cdef int i, axes, opened = 0
@@ -648,6 +671,19 @@ cdef class Stack:
             if batch_first:
                 call.layer.x_t, call.layer.x_b = self.I, T * self.I
                 call.y_t, call.y_b = outputs, T * outputs
+            call.layer.row = NULL
+            if row is not None:
+                if batch_first and axes == 3:
+                    row = row.T.copy()
+                if not isinstance(row, _ndarray):
+                    return None
+                PyObject_GetBuffer(row, &views[1], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+                opened = 2
+                if not is_plain(&views[1], self.item, axes - 1, -1, T, B if axes == 3 else T):
+                    return None
+                call.layer.row = views[1].buf  # as long as `row` lives
+                PyBuffer_Release(&views[1])
+                opened = 1
             if state is not None and not is_state(state, self.parts):
                 return None
             result = [_empty((*x.shape[:axes - 1], outputs), self.dtype)]
@@ -668,11 +704,14 @@ cdef class Stack:
                     memcpy(call.last[i + self.first], views[1].buf, views[1].len)
                     PyBuffer_Release(&views[1])
                     opened = 1
+                elif self.begin is not None:
+                    given = self.begin()[i]
+                    part[...] = given[:, None] if axes == 3 else given
                 result.append(part)
             PyObject_GetBuffer(result[0], &views[1], WRITABLE)
             opened = 2
             call.y = views[1].buf
-            call.c, call.layer.lengths, call.layer.reset, call.layer.row = NULL, NULL, NULL, NULL
+            call.c, call.layer.lengths, call.layer.reset = NULL, NULL, NULL
             call.layer.threads = threads
             self.run(T, B, &call, True)
             return result
@@ -819,6 +858,19 @@ def elementwise(str name, const real[::1] x, real[::1] y):
     if x.shape[0]:
         with nogil:
             function(x.shape[0], &x[0], &y[0])
+
+
+def gate(Packed packed, tuple activation, const real[:, ::1] slot, const ptrdiff_t[::1] place, real[::1] out):
+    """The H units of each row of a tape's slot (rows, Hp) to where `place` says; of pre-activations what the activation,
+    (number, alpha, beta), makes of them, with None as they are."""
+    cdef elman_activation of_gate
+    cdef const elman_activation *f = NULL
+    if activation is not None:
+        of_gate.name, of_gate.alpha, of_gate.beta = activation
+        f = &of_gate
+    if slot.shape[0]:
+        with nogil:
+            packed.kernels.gate(f, packed.options.clip, slot.shape[0], packed.H, &slot[0, 0], &place[0], &out[0])
 
 
 def multiply_add(ptrdiff_t rounds, real[::1] total):

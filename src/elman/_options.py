@@ -5,7 +5,7 @@ Checked here once for the reference and for the kernels. No arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -60,7 +60,7 @@ class Form(NamedTuple):
     activations: tuple[Activation, ...] = ()  # as they are if nobody asks for others ...
     roles: tuple[int, ...] = ()  # ... and which of ROLES they have in the kernels
     takes: tuple[str, ...] = ()  # which other options have meaning
-    returns: tuple[str, ...] = ()  # what can be had of every step, beside y
+    returns: tuple[str, ...] = ()  # what can be had of every step, beside y; "gates" are the first slots behind c, ...
     takes_stay: bool = False  # whether zoneout of c is the cell's own matter, since its h sees the c that stays
     keeps_c: str = ""  # why zoneout of c has no meaning, and neither has an initial state that is learned
     own: Callable[[int, int], Mapping[str, tuple[int, ...]]] | None = None  # of a cell of one's own: all its weights
@@ -159,16 +159,16 @@ FORMS = {
         units=(("weight_cf", 1), ("weight_cr", 1), ("bias_f", 1), ("bias_r", 1)),
         activations=(IDENTITY,),
         roles=(2,),
-        returns=("c",),
+        returns=("c", "gates"),
     ),
-    "augru_reset_after": Form(3, row="attention", needs_row=True),
-    "min_gru": Form(2, is_recurrent=False),
-    "min_lstm": Form(3, is_recurrent=False),
-    "qrnn": Form(3, ("c",), is_recurrent=False, returns=("c",), takes_stay=True),
+    "augru_reset_after": Form(3, row="attention", needs_row=True, returns=("gates",)),
+    "min_gru": Form(2, is_recurrent=False, returns=("gates",)),
+    "min_lstm": Form(3, is_recurrent=False, returns=("gates",)),
+    "qrnn": Form(3, ("c",), is_recurrent=False, returns=("c", "gates"), takes_stay=True),
     "mgu": Form(2, returns=("gates",)),
     "mgu_no_reset": Form(2, returns=("gates",)),
-    "cfc_default": Form(4, row="timespans"),
-    "cfc_no_gate": Form(4, row="timespans"),
+    "cfc_default": Form(4, row="timespans", returns=("gates",)),
+    "cfc_no_gate": Form(4, row="timespans", returns=("gates",)),
     "cfc_pure": Form(1, units=(("weight_tau", 1), ("weight_a", 1)), row="timespans"),
     "slstm": Form(
         4,
@@ -176,7 +176,7 @@ FORMS = {
         returns=("c", "gates"),
         keeps_c="c, n and m have meaning only together: c and n are in units of e^m, and n is above 0 or all 0",
     ),
-    "augru_reset_before": Form(3, row="attention", needs_row=True),
+    "augru_reset_before": Form(3, row="attention", needs_row=True, returns=("gates",)),
     "lstm_norm_gate": Form(
         4,
         ("h", "c"),
@@ -310,9 +310,14 @@ def row(form: Form, family: str, value: Any, dtype: np.dtype[Any], T: int, B: in
 
 def shares(name: str, value: Any) -> tuple[float, float]:
     """Zoneout's probabilities, of h and of c."""
+    return tuple(_checks.number(f"{name}: {part}", p, 0.0, 1.0) for part, p in _pair(name, value))  # type: ignore[return-value]
+
+
+def _pair(name: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """What zoneout is for h and for c, by letter."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name}: expected a pair of numbers, for h and for c, got {value!r}")
-    return tuple(_checks.number(f"{name}: {part}", p, 0.0, 1.0) for part, p in zip("hc", value, strict=True))  # type: ignore[return-value]
+        raise TypeError(f"{name}: expected a pair, for h and for c, got {value!r}")
+    return zip("hc", value, strict=True)
 
 
 def check_zoneout(name: str, letter: str, form: Form, family: str) -> None:
@@ -337,10 +342,8 @@ def noise(
     if zoneout is NO_ZONEOUT and recurrent_mask is None:
         return None
     T, B, D = sizes
-    if not isinstance(zoneout, (tuple, list)) or len(zoneout) != 2:
-        raise TypeError(f"zoneout: expected a pair, for h and for c, got {zoneout!r}")
     checked: list[Any] = []
-    for letter, given, width in zip("hc", zoneout, (R, H), strict=True):
+    for (letter, given), width in zip(_pair("zoneout", zoneout), (R, H), strict=True):
         name = f"zoneout: {letter}"
         if isinstance(given, np.ndarray):
             if given.dtype != bool or given.shape != (T, B, D * width):

@@ -132,7 +132,8 @@ class SRU(Recurrent[np.ndarray]):
 
     The other arguments are those of `LSTM`; bias must be True. Weights weight_ih_l{k} (4H, I) in the order u, f, r, s;
     weight_cf_l{k}, weight_cr_l{k}, bias_f_l{k}, bias_r_l{k} (H,). Where I = H the authors take x itself for s: that is
-    an identity matrix in the last block. The state is the array c; h is only what comes out.
+    an identity matrix in the last block. The state is the array c; h is only what comes out. "gates" in `return_all` is
+    u, f, r, s.
 
     >>> sru = SRU(3, 32, 4)
     """
@@ -164,7 +165,8 @@ class AUGRU(Recurrent[np.ndarray]):
     reset_after : as in `GRU`.
 
     Called with `attention`, (T, B) in x's layout, in every layer the same; `step` takes it as (B,). `backward` returns
-    its gradient as a fourth value. The other arguments and the weights are those of `GRU`.
+    its gradient as a fourth value. The other arguments and the weights are those of `GRU`. "gates" in `return_all` is
+    r, z, n, with the z that attention has not scaled.
 
     >>> augru = AUGRU(3, 32)
     >>> y, h = augru(x, attention=a)
@@ -191,9 +193,10 @@ class AUGRU(Recurrent[np.ndarray]):
         attention: ArrayLike,
         lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        return_all: Sequence[str] = (),
+    ) -> tuple[Any, ...]:
         """As `elman.LSTM`'s, with attention (T, B)."""
-        return self._infer(x, state, lengths, reset, (), attention)
+        return self._call(x, state, lengths, reset, return_all, attention)
 
     def forward(  # type: ignore[override]
         self,
@@ -207,15 +210,16 @@ class AUGRU(Recurrent[np.ndarray]):
         recompute: bool = False,
         tbptt: int | None = None,
         burn_in: int = 0,
+        return_all: Sequence[str] = (),
     ) -> tuple[Any, ...]:
         """As `elman.LSTM`'s, with attention (T, B)."""
-        return self._train(x, state, lengths, reset, rng, recompute, tbptt, burn_in, (), attention)
+        return self._train(x, state, lengths, reset, rng, recompute, tbptt, burn_in, return_all, attention)
 
     def step(  # type: ignore[override]
         self, x_t: ArrayLike, state: np.ndarray, out: np.ndarray | None = None, *, attention: ArrayLike
     ) -> np.ndarray:
         """As `elman.LSTM`'s, with attention (B,), without a batch a number."""
-        return self._take_step(x_t, state, out, row=attention)
+        return self._step_with(x_t, state, out, attention)
 
 
 class MinGRU(_Plain[np.ndarray]):
@@ -227,6 +231,7 @@ class MinGRU(_Plain[np.ndarray]):
 
     The arguments are those of `LSTM`. Weights weight_ih_l{k} (2H, I) and bias_ih_l{k} (2H,), in the order hidden, gate.
     A state is the array h. The authors compute in logarithms, for which h0 must be positive; here it may be anything.
+    "gates" in `return_all` is g(...), z.
 
     >>> min_gru = MinGRU(3, 32, 2)
     """
@@ -242,6 +247,7 @@ class MinLSTM(_Plain[np.ndarray]):
 
     The arguments are those of `LSTM`. Weights weight_ih_l{k} (3H, I) and bias_ih_l{k} (3H,), in the order hidden, f, i.
     A state is the array h. f / (f + i) is computed so that it is right where f and i are too small for the dtype.
+    "gates" in `return_all` is g(...), f / (f + i), i / (f + i).
 
     >>> min_lstm = MinLSTM(3, 32, 2)
     """
@@ -264,7 +270,8 @@ class QRNN(_Plain[np.ndarray]):
         in a call and in `step` it is smaller by this share. So h_t sees the c that stays.
 
     The other arguments are those of `LSTM`. Weights weight_ih_l{k} (3H, I) and bias_ih_l{k} (3H,), in the order z, f,
-    o. The state is the array c; h is only what comes out.
+    o. The state is the array c; h is only what comes out. "gates" in `return_all` is z, f, o, with the f that zoneout
+    has not changed.
 
     >>> qrnn = QRNN(3, 32, 2, zoneout=(0.0, 0.1))
     """
@@ -321,7 +328,8 @@ class CfC(Recurrent[np.ndarray]):
 
     The other arguments are those of `LSTM`. Weights as there, with 4H rows in the order p, q, a, b (ncps: ff1, ff2,
     time_a, time_b); with mode="pure" H rows, weight_tau_l{k} and weight_a_l{k} (H,), which start at 0 and 1 as in ncps.
-    |0| has slope 0 there and here, so a tau of 0 stays. A state is the array h.
+    |0| has slope 0 there and here, so a tau of 0 stays. A state is the array h. "gates" in `return_all` is tanh(p),
+    tanh(q), a, t; mode="pure" has none.
 
     >>> cfc = CfC(3, 32)
     >>> y, h = cfc(x, timespans=dt)
@@ -350,11 +358,10 @@ class CfC(Recurrent[np.ndarray]):
         timespans: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        return_all: Sequence[str] = (),
+    ) -> tuple[Any, ...]:
         """As `elman.LSTM`'s, with timespans (T, B) or None."""
-        if timespans is None:
-            return super().__call__(x, state, lengths=lengths, reset=reset)
-        return self._infer(x, state, lengths, reset, (), timespans)
+        return self._call(x, state, lengths, reset, return_all, timespans)
 
     def forward(  # type: ignore[override]
         self,
@@ -368,9 +375,10 @@ class CfC(Recurrent[np.ndarray]):
         recompute: bool = False,
         tbptt: int | None = None,
         burn_in: int = 0,
+        return_all: Sequence[str] = (),
     ) -> tuple[Any, ...]:
         """As `elman.LSTM`'s, with timespans (T, B) or None."""
-        return self._train(x, state, lengths, reset, rng, recompute, tbptt, burn_in, (), timespans)
+        return self._train(x, state, lengths, reset, rng, recompute, tbptt, burn_in, return_all, timespans)
 
     def step(  # type: ignore[override]
         self, x_t: ArrayLike, state: np.ndarray, out: np.ndarray | None = None, *, timespans: ArrayLike | None = None
@@ -378,7 +386,7 @@ class CfC(Recurrent[np.ndarray]):
         """As `elman.LSTM`'s, with timespans (B,), without a batch a number, or None."""
         if timespans is None:
             return super().step(x_t, state, out)
-        return self._take_step(x_t, state, out, row=timespans)
+        return self._step_with(x_t, state, out, timespans)
 
 
 class SLSTM(_Plain[SLSTMState]):

@@ -11,13 +11,13 @@ argument is changed but `out`, and the state of `*_step`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks, _config, _kernels, _options, reference
+from . import _checks, _config, _kernels, _options
 from ._locks import ForkSafeLock
 from ._options import GRU_ACTIVATIONS, LSTM_ACTIVATIONS, NO_ZONEOUT, Activation, Zoneout
 from ._types import Array, Arrays, Gradients, Packed, State, Tape, Weights
@@ -30,12 +30,15 @@ __all__ = [
 
 _CELLS = {name: number for number, name in enumerate(_kernels.cell_names())}
 _ACTIVATIONS = {name: number for number, name in enumerate(_options.ACTIVATIONS)}
+_MIN_G = len(_ACTIVATIONS)  # of minGRU and minLSTM
 
 _OTHERS = {"jordan": "rnn_any", "lstm_norm_joint_shift": "lstm_norm_joint"}  # families that have another's kernels
 
 # Indexing a fused function once spares every call the search for its types.
 _BY_DTYPE = {
-    np.dtype(dtype): {name: getattr(_kernels, name)[c_type] for name in ("forward", "backward", "infer", "elementwise")}
+    np.dtype(dtype): {
+        name: getattr(_kernels, name)[c_type] for name in ("forward", "backward", "infer", "elementwise", "gate")
+    }
     for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
 }
 _packing = ForkSafeLock()
@@ -577,25 +580,40 @@ def _forward(
 
 def _gates_of(tape):
     """(T, B, D, G, H): the gates in a tape, whose rows are in the order of csrc/schedule.h."""
-    w, (T, B, _) = tape.weights, tape.x.shape
-    G, states = w.packed.gates, w.packed.states
+    w, (T, B, _), D, H = tape.weights, tape.x.shape, tape.weights.D, tape.weights.H
     lengths = np.full(B, T) if tape.lengths is None else tape.lengths
     order = np.argsort(-lengths, kind="stable")
     s, j = np.nonzero(np.arange(T)[:, None] < lengths[order])
-    b = order[j]
-    Hp, Rp = w._padded(w.H), w._padded(w.R)  # a direction's tape is h (rows, Rp), c, the gates, ... (rows, Hp) each
-    gates = np.zeros((T, B, w.D, G, w.H), w.dtype)
-    for d in range(w.D):
+    b, rows = order[j], len(s)
+    Hp, start = w._padded(H), rows * w._padded(w.R) if w.packed.carries_h else 0  # a direction's tape begins with h
+    kept = _kept_gates(w)
+    gates = (np.empty if tape.lengths is None else np.zeros)((T, B, D, len(kept), H), w.dtype)
+    for d in range(D):
         t = lengths[b] - 1 - s if d else s
-        slots = np.split(tape.kept, w.D)[d][len(s) * Rp :][: w.packed.slots * len(s) * Hp].reshape(
-            w.packed.slots, len(s), Hp
-        )
-        for k in range(G):
-            gates[t, b, d, k] = slots[states - 1 + k, :, : w.H]
-    if w.cell.endswith("_any") or w.kind.form.late:  # which keep pre-activations
-        gates = reference.gates_from(w.kind.options, gates)
-        gates[np.arange(T)[:, None] >= lengths] = 0
+        slots = np.split(tape.kept, D)[d][start:][: w.packed.slots * rows * Hp].reshape(w.packed.slots, rows, Hp)
+        for k, (slot, activation) in enumerate(kept):
+            place = (((t * B + b) * D + d) * len(kept) + k) * H
+            w.kernels["gate"](w.packed, activation, slots[slot], place, gates.reshape(-1))
+    if w.kind.options.coupled is not None:
+        of = 0 if w.kind.options.coupled == "f=1-i" else 1
+        inside = True if tape.lengths is None else (np.arange(T)[:, None] < lengths)[..., None, None]
+        np.subtract(1, gates[..., of, :], out=gates[..., 1 - of, :], where=inside)
     return gates
+
+
+def _kept_gates(w):
+    """For each gate, in the order of the weights, its slot in a tape and the activation that it wants yet."""
+    G, first = w.packed.gates, w.packed.states - 1  # the first slots have c, ...
+    kept = [(first + k, None) for k in range(G)]
+    if w.cell in ("min_gru", "min_lstm"):
+        kept[0] = 0, (_MIN_G, 0.0, 0.0)
+    if w.cell == "min_lstm":
+        kept[2] = 1, (_ACTIVATIONS["affine"], -1.0, 1.0)  # 1 - f
+    if w.cell.endswith("_any") or w.kind.form.late:  # which keep pre-activations
+        activations = w.kind.for_kernels(w.names)[0]
+        gate, candidate = (activations[_options.ROLES.index(role)] for role in ("gates", "candidate"))
+        kept = [(slot, candidate if k == 2 else gate) for k, (slot, _) in enumerate(kept)]  # i f g o, or r z n
+    return kept
 
 
 def _backward(family, tape, dy, dstate, dc_all, grad_clip):
@@ -652,14 +670,14 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
     B = len(x)
     shapes = first.state_shapes(len(packed), B)
     parts = _checks.parts_of("state", state, first.letters)
-    apart_from = [("x", x)]
+    row = _options.row(kind.form, kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
+    apart_from = [("x", x), ("row", row)]
     for letter, part, shape in zip(first.letters, parts, shapes):
         apart_from.append(
             (f"state: {letter}", _checks.output(f"state: {letter}", part, first.dtype, shape, apart_from))
         )
-    parts = [part for _, part in apart_from[1:]]
+    parts = [part for _, part in apart_from[2:]]
     zoneout = _options.shares("zoneout", zoneout)
-    row = _options.row(kind.form, kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
     if out is None:
         y = np.empty((B, first.R), first.dtype)
     else:
@@ -675,13 +693,19 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
 class Inference:
     """Packed layers, one on top of the other, without a tape: what a layer calls and steps.
 
-    `step(x, state, out)`, `step_many(x, states, out, threads)` and `call(x, state, batch_first, threads)` are the quick
-    ways for plain arguments: None says that these need the care of `*_step` and of `run`.
+    `step(x, state, out, row)`, `step_many(x, states, out, threads)` and `call(x, state, batch_first, threads, row)` are
+    the quick ways for plain arguments: None says that these need the care of `*_step` and of `run`. `begin` is asked
+    for what `call` begins with where it is given no state, or only a part: (L * D, H) of each; None: zeros.
     """
 
-    def __init__(self, stack: Sequence[Packed], zoneout: tuple[float, float] = NO_ZONEOUT):
+    def __init__(
+        self,
+        stack: Sequence[Packed],
+        zoneout: tuple[float, float] = NO_ZONEOUT,
+        begin: Callable[[], list[np.ndarray]] | None = None,
+    ):
         first = stack[0]
-        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype, _config.get_num_threads, zoneout)
+        self._stack = _kernels.Stack([w.packed for w in stack], first.dtype, _config.get_num_threads, zoneout, begin)
         self._run = first.kernels["infer"]
         self.step, self.step_many, self.call = self._stack.step, self._stack.step_many, self._stack.call
 

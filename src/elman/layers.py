@@ -11,7 +11,7 @@ import importlib
 import math
 import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -117,6 +117,7 @@ class Recurrent(Parametrised, Generic[State]):
         "_letters",
         "_kinds",
         "_every_name",
+        "_learned_names",
         "_pack",
         "_forward",
         "_backward",
@@ -260,8 +261,8 @@ class Recurrent(Parametrised, Generic[State]):
             one), and the reverse direction starts at the last true step.
         reset : (T, B), with `batch_first` (B, T), without a batch (T,); bool or 0 and 1. The state is set to zero
             before that step, in every layer; in the reverse direction between steps t and t - 1.
-        return_all : names of what else is wanted of every step of the top layer: "c", an LSTM's cell state (T, B, D*H),
-            "gates", the values of an LSTM's or a GRU's gates in the order of the weights, (T, B, D, G, H). The arrays
+        return_all : names of what else is wanted of every step of the top layer: "c", the cell state of a cell that has
+            one, (T, B, D*H), "gates", the values of its gates in the order of the weights, (T, B, D, G, H). The arrays
             come after the state, in the order of the names and in y's layout; past a sequence's end they are 0.
 
         Returns (y, state), new arrays. y : (T, B, D*H), with `batch_first` (B, T, D*H), without a batch (T, D*H): the
@@ -273,17 +274,21 @@ class Recurrent(Parametrised, Generic[State]):
         >>> y, state = layer(x)
         >>> y, state = layer(x_next, state)
         """
-        inference = self._snapshot.packed[1] if not self._form.needs_row else None
-        wants_all = type(return_all) is not tuple or len(return_all) > 0
-        begins_at_zero = not self.train_state or _is_whole(state)
-        if inference is not None and lengths is None and reset is None and not wants_all and begins_at_zero:
-            result = inference.call(x, state, self.batch_first, get_num_threads())
-            if result is not None:
-                return result[0], self._bundle(*result[1:])
-        return self._infer(x, state, lengths, reset, return_all)
+        return self._call(x, state, lengths, reset, return_all)
 
-    def _infer(self, x, state, lengths, reset, return_all, row=None):
-        """A call, for arguments of any kind."""
+    def _call(self, x, state, lengths, reset, return_all, row=None):
+        """A call of any cell; row: the numbers (T, B) that it takes, in x's layout."""
+        inference = self._snapshot.packed[1]
+        wants_all = type(return_all) is not tuple or len(return_all) > 0
+        if inference is not None and lengths is None and reset is None and not wants_all:
+            if row is not None or not self._form.needs_row:
+                result = inference.call(x, state, self.batch_first, get_num_threads(), row)
+                if result is not None:
+                    return self._joined(result[0]), self._bundle(*result[1:])
+        return self._infer(x, state, lengths, reset, return_all, row)
+
+    def _infer(self, x, state, lengths, reset, return_all, row):
+        """The same, for arguments of any kind."""
         stack, inference = self._snapshot.packed
         wants_all = type(return_all) is not tuple or len(return_all) > 0
         layout, below, given, lengths, reset, row = self._arguments(x, state, lengths, reset, row)
@@ -307,7 +312,7 @@ class Recurrent(Parametrised, Generic[State]):
         ]
         y = np.zeros((*_sizes(layout, T, B), self._directions * self._output_size), self.dtype)
         inference.run(below, parts, lengths, reset, _time_major(y, layout), row)
-        return y, self._callers_state(parts, layout)
+        return self._joined(y), self._callers_state(parts, layout)
 
     @overload
     def forward(
@@ -514,14 +519,14 @@ class Recurrent(Parametrised, Generic[State]):
         """The parts of the initial state, with the layer's own where it has one and none is given."""
         if not self.train_state:
             return given
-        params, D = self._snapshot.params, self._directions
-        begun = []
-        for i, part in enumerate(given):
-            if part is None:
-                rows = [params[self._state_names(k, d)[i][1]] for k in range(self.num_layers) for d in range(D)]
-                part = np.repeat(np.stack(rows)[:, None], B, axis=1)
-            begun.append(part)
-        return begun
+        own = _learned_state(self._snapshot.params, self._learned_names)
+        return [np.repeat(own[i][:, None], B, axis=1) if part is None else part for i, part in enumerate(given)]
+
+    @cached_property
+    def _learned_names(self) -> list[list[str]]:
+        """For each part of the state, in `params`: those of every stacked layer and direction."""
+        each = [self._state_names(k, d) for k in range(self.num_layers) for d in range(self._directions)]
+        return [[name for _, name in of_part] for of_part in zip(*each, strict=True)]
 
     def _add_initial(self, new: dict[str, np.ndarray], dparts: list[np.ndarray], learned: list[bool]) -> None:
         """The gradients of the layer's own initial states: sums over the sequences that began with them."""
@@ -574,15 +579,24 @@ class Recurrent(Parametrised, Generic[State]):
                 return y_t
         return self._take_step(x_t, state, out)
 
+    def _step_with(self, x_t, state, out, row):
+        """`step` of a cell that takes a number with each sequence: row (B,), without a batch one."""
+        inference = self._snapshot.packed[1]
+        if inference is not None and row is not None:
+            y_t = inference.step(x_t, state, out, row)
+            if y_t is not None:
+                return y_t
+        return self._take_step(x_t, state, out, row)
+
     def _take_step(self, x_t, state, out, row=None):
-        """`step`, for arguments of any kind; row: the numbers (B,) that the cell takes, without a batch one."""
+        """`step`, for arguments of any kind."""
         if self.bidirectional:
             raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
         with_row = {}
         if row is not None or self._form.needs_row:
             row = check.array(self._form.row, row, self.dtype, () if np.ndim(x_t) == 1 else (len(x_t),))
             with_row["row"] = row.reshape(-1)
-        x, parts, y = self._step_arguments(x_t, state, out)
+        x, parts, y = self._step_arguments(x_t, state, out, row)
         stack, _ = self._snapshot.packed
         y = self._step(x, self._bundle(*parts), stack, out=y, zoneout=self.zoneout, **with_row)
         return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
@@ -667,7 +681,8 @@ class Recurrent(Parametrised, Generic[State]):
             return partial(found, *family, **options) if family or options else found
 
         self._pack, self._forward, self._backward, self._step = map(function, ("pack", "forward", "backward", "step"))
-        has_inference = self.merge is not None and not self._is_merged and hasattr(backend, "Inference")
+        between = self._is_merged and self.num_layers > 1  # what merges two layers' outputs is not among the kernels
+        has_inference = not between and hasattr(backend, "Inference")
         self._inference = partial(backend.Inference, zoneout=self.zoneout) if has_inference else None
         self._drawing = ForkSafeLock()
 
@@ -716,7 +731,8 @@ class Recurrent(Parametrised, Generic[State]):
             stack = [self._pack(each) for each in weights]
         else:
             stack = [old.renewed(each) for old, each in zip(before.packed[0], weights, strict=True)]
-        return stack, self._inference(stack) if self._inference else None
+        begin = cache(partial(_learned_state, params, self._learned_names)) if self.train_state else None
+        return stack, self._inference(stack, begin=begin) if self._inference else None
 
     @staticmethod
     def _bundle(*parts: Any) -> Any:
@@ -802,6 +818,12 @@ class Recurrent(Parametrised, Generic[State]):
             with np.errstate(all="ignore"):
                 both *= np.roll(y, self._output_size, axis=-1)
         return both
+
+    def _joined(self, y):
+        """The top layer's y (..., D*R) of any layout as the caller gets it."""
+        if self.merge == "concat":
+            return y
+        return self._outputs(self._merged(y, None) if self._is_merged else y)
 
     def _outputs(self, y):
         """y as the caller gets it: a pair with merge=None."""
@@ -935,8 +957,10 @@ class Recurrent(Parametrised, Generic[State]):
         if tape._snapshot is not self._snapshot:
             raise ValueError("tape: expected one made with the present weights, got one made before they changed")
 
-    def _step_arguments(self, x_t: Any, state: Any, out: Any) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
-        """`step`'s arguments with a batch axis, checked in the caller's words."""
+    def _step_arguments(
+        self, x_t: Any, state: Any, out: Any, row: np.ndarray | None
+    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
+        """`step`'s arguments with a batch axis, checked in the caller's words; row, checked before, is only read."""
         L, I = self.num_layers, self.input_size
         rank = _rank("x_t", x_t)
         batch = () if rank == 1 else ("B",)
@@ -945,12 +969,12 @@ class Recurrent(Parametrised, Generic[State]):
             raise ValueError(f"x_t: expected shape (B, {I}) or ({I},), got {np.shape(x_t)}")
         x = check.array("x_t", x_t, self.dtype, (*batch, I))
         sizes = x.shape[:-1]
-        apart = [("x_t", x)]
+        apart = [("x_t", x), (self._form.row, row)]
         for (name, part), letter in zip(self._named_parts("state", state), self._letters, strict=True):
             apart.append((name, check.output(name, part, self.dtype, (L, *sizes, self._part_width(letter)), apart)))
         if out is not None:
             out = check.output("out", out, self.dtype, (*sizes, self._output_size), apart)
-        parts = [part for _, part in apart[1:]]
+        parts = [part for _, part in apart[2:]]
         if batch:
             return x, parts, out
         return x[None], [part[:, None] for part in parts], None if out is None else out[None]
@@ -1252,9 +1276,9 @@ def _callers(a: np.ndarray, layout: str) -> np.ndarray:
     return a[:, 0] if layout == "T" else a.swapaxes(0, 1) if layout == "BT" else a
 
 
-def _is_whole(state: Any) -> bool:
-    """Whether no part of it stands for the layer's own initial state."""
-    return isinstance(state, np.ndarray) or (isinstance(state, tuple) and all(part is not None for part in state))
+def _learned_state(params: Params, names: list[list[str]]) -> list[np.ndarray]:
+    """What a layer has learned to begin with, (L*D, H) of each part of its state."""
+    return [np.stack([params[name] for name in of_part]) for of_part in names]
 
 
 def _between(noise: _Noise, start: int, end: int) -> _Noise:

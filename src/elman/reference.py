@@ -141,6 +141,7 @@ def _linear_backward(da: Array, x: Array, W: Array | _Masked) -> Arrays:
 # --------------------------------------------------------------------------------------------------------- the cells
 #
 # step(x_t, state, weights) -> (new state, saved)            state is (h,) or (h, c), each (B, H), the one before step t
+#                                                            saved: first the gates, in the order of the weights
 # step_backward(dstate_t, x_t, state, weights, saved)        dstate_t: the gradient of the new state
 #              -> (dx_t, dstate, dweights)                   dstate: of the one before; dweights: what step t adds
 #
@@ -396,7 +397,7 @@ class _Activation:
         return _clip_backward(self._limit, a, dy * slope)
 
 
-def gates_from(options: _options.Options, a: Array) -> Array:
+def _gates_from(options: _options.Options, a: Array) -> Array:
     """The values of the gates (..., G, H) of an LSTM or a GRU from their pre-activations a."""
     G = a.shape[-2]
     gate, candidate = (_Activation(chosen, options.clip) for chosen in options.activations[:2])
@@ -722,17 +723,17 @@ def _min_gru_step(x_t: Array, state: Arrays, weights: Any) -> tuple[Arrays, Arra
     (h,) = state
     W_ih, _, b_ih, _ = weights
     a, a_z = _gates(_linear(x_t, W_ih, b_ih), 2)
-    z = _sigmoid(a_z)
-    return ((1 - z) * h + z * _min_g(a),), (a, z)
+    g, z = _min_g(a), _sigmoid(a_z)
+    return ((1 - z) * h + z * g,), (g, z, a)
 
 
 def _min_gru_step_backward(
     dstate_t: Arrays, x_t: Array, state: Arrays, weights: Any, saved: Arrays
 ) -> tuple[Array, Arrays, Any]:
-    (dh_t,), (h,), (a, z) = dstate_t, state, saved
+    (dh_t,), (h,), (g, z, a) = dstate_t, state, saved
     W_ih, _, _, _ = weights
     da = dh_t * z * _min_g_slope(a)
-    da_z = dh_t * (_min_g(a) - h) * z * (1 - z)
+    da_z = dh_t * (g - h) * z * (1 - z)
     dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da, da_z], axis=1), x_t, W_ih)
     return dx_t, (dh_t * (1 - z),), (dW_ih, None, db_ih, None)
 
@@ -746,17 +747,17 @@ def _min_lstm_step(x_t: Array, state: Arrays, weights: Any) -> tuple[Arrays, Arr
     W_ih, _, b_ih, _ = weights
     a, a_f, a_i = _gates(_linear(x_t, W_ih, b_ih), 3)
     log_ratio = _softplus(-a_i) - _softplus(-a_f)  # of sigmoid(f) / sigmoid(i), which may both be too small to divide
-    f, i = _sigmoid(log_ratio), _sigmoid(-log_ratio)
-    return (f * h + i * _min_g(a),), (a, a_f, a_i, f, i)
+    g, f, i = _min_g(a), _sigmoid(log_ratio), _sigmoid(-log_ratio)
+    return (f * h + i * g,), (g, f, i, a, a_f, a_i)
 
 
 def _min_lstm_step_backward(
     dstate_t: Arrays, x_t: Array, state: Arrays, weights: Any, saved: Arrays
 ) -> tuple[Array, Arrays, Any]:
-    (dh_t,), (h,), (a, a_f, a_i, f, i) = dstate_t, state, saved
+    (dh_t,), (h,), (g, f, i, a, a_f, a_i) = dstate_t, state, saved
     W_ih, _, _, _ = weights
     da = dh_t * i * _min_g_slope(a)
-    dlog_ratio = dh_t * (h - _min_g(a)) * f * i
+    dlog_ratio = dh_t * (h - g) * f * i
     da_f = dlog_ratio * _sigmoid(-a_f)
     da_i = -dlog_ratio * _sigmoid(-a_i)
     dx_t, dW_ih, db_ih = _linear_backward(np.concatenate([da, da_f, da_i], axis=1), x_t, W_ih)
@@ -780,13 +781,13 @@ def _qrnn_step(x_t: Array, state: Arrays, weights: Any, stay: Any) -> tuple[Arra
     z, s, o = np.tanh(a_z), _sigmoid(a_f), _sigmoid(a_o)
     f = s * (1 - np.asarray(stay, s.dtype))
     c_t = f * z + (1 - f) * c
-    return (o * c_t, c_t), (z, s, f, o, c_t)
+    return (o * c_t, c_t), (z, s, o, f, c_t)
 
 
 def _qrnn_step_backward(
     dstate_t: Arrays, x_t: Array, state: Arrays, weights: Any, saved: Arrays, stay: Any
 ) -> tuple[Array, Arrays, Any]:
-    (dh_t, dc_t), (c,), (z, s, f, o, c_t) = dstate_t, state, saved
+    (dh_t, dc_t), (c,), (z, s, o, f, c_t) = dstate_t, state, saved
     W_ih, _, _, _ = weights
     dc_t = dc_t + dh_t * o
     da_z = dc_t * f * (1 - z**2)
@@ -877,12 +878,12 @@ def _cfc(family: str, is_gated: bool) -> _Cell:
         W_ih, W_hh, b_ih, b_hh = weights
         a_p, a_q, a_a, a_b = _gates(_linear(x_t, W_ih, b_ih) + _linear(h, W_hh, b_hh), 4)
         p, q, t = np.tanh(a_p), np.tanh(a_q), _sigmoid(a_a * dt + a_b)
-        return ((1 - t) * p + t * q if is_gated else p + t * q,), (p, q, t, a_a)
+        return ((1 - t) * p + t * q if is_gated else p + t * q,), (p, q, a_a, t)
 
     def step_backward(
         dstate_t: Arrays, x_t: Array, state: Arrays, weights: Arrays, saved: Arrays, dt: Array
     ) -> tuple[Any, ...]:
-        (dh_t,), (h,), (p, q, t, a_a) = dstate_t, state, saved
+        (dh_t,), (h,), (p, q, a_a, t) = dstate_t, state, saved
         W_ih, W_hh, _, _ = weights
         dp = dh_t * (1 - t) if is_gated else dh_t
         dq = dh_t * t
@@ -1337,7 +1338,8 @@ def _forward(
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     return_all = _options.return_all(return_all, form)
     if out is not None:
-        out = _checks.output("out", out, dtype, (T, B, D * R), [("x", x)] + [("state", part) for part in given])
+        apart = [("x", x), *(("state", part) for part in given), ("row", row)]
+        out = _checks.output("out", out, dtype, (T, B, D * R), apart)
 
     ends = np.full(B, T) if lengths is None else lengths
     begins = np.zeros((T, B), bool) if reset is None else reset.astype(bool)
@@ -1386,7 +1388,7 @@ def _forward(
         out[...] = y
         y = out
     if "gates" in return_all and cell.options is not None:
-        every["gates"] = gates_from(cell.options, every["gates"])
+        every["gates"] = _gates_from(cell.options, every["gates"])
         every["gates"][np.arange(T)[:, None] >= ends] = 0
     return y, _joined(parts), tape, *(every[name] for name in return_all)
 
@@ -1491,12 +1493,12 @@ def _step(
     shapes = first._replace(B=B).of_parts(cell, L)
     letters = cell.form.letters
     parts = _checks.parts_of("state", state, letters)
-    others = [("x", x)]  # whatever the next array to be written may not overlap
+    row = _options.row(cell.form, _family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
+    others = [("x", x), ("row", row)]  # whatever the next array to be written may not overlap
     for letter, part, shape in zip(letters, parts, shapes, strict=True):
         others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, shape, others)))
-    parts = [part for _, part in others[1:]]
+    parts = [part for _, part in others[2:]]
     shares = _options.shares("zoneout", zoneout)
-    row = _options.row(cell.form, _family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
     row_t = () if not cell.form.row else (np.ones((B, 1), dtype) if row is None else row[0, :, None],)
     if cell.form.takes_stay:
         row_t, shares = (shares[1],), (0.0, 0.0)
