@@ -42,7 +42,6 @@ class Packed:
     states: int
     slots: int
     units: int
-    is_recurrent: bool
     carries_h: bool
     def __init__(
         self,

@@ -284,10 +284,6 @@ cdef class Packed:
         return self.cell.units
 
     @property
-    def is_recurrent(self):
-        return bool(self.cell.is_recurrent)
-
-    @property
     def carries_h(self):
         return bool(self.cell.carries_h)
 
