@@ -69,6 +69,8 @@ def past_the_ends(lengths: np.ndarray, T: int) -> np.ndarray:
 
 def product(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """rows (N, K) @ weight (K, M)"""
+    if _alone(len(rows), *weight.shape):
+        return rows @ weight
     result = np.empty((len(rows), weight.shape[1]), weight.dtype)
     for block, columns in _blocks(len(rows), *weight.shape):
         np.matmul(rows[block], weight[:, columns], out=result[block, columns])
@@ -77,10 +79,17 @@ def product(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a.T (M, N) @ b (N, K): the sum of the outer products of the rows."""
+    if _alone(len(a), a.shape[1], b.shape[1]):
+        return a.T @ b
     result = np.zeros((a.shape[1], b.shape[1]), a.dtype)
     for block, columns in _blocks(len(a), *result.shape[::-1]):
         result[columns] += a[block, columns].T @ b[block]
     return result
+
+
+def _alone(count: int, K: int, M: int) -> bool:
+    """Whether BLAS stays on this thread with all of it: `_blocks` would be one block."""
+    return max(4, count) * K * M <= ALONE
 
 
 def _blocks(count: int, K: int, M: int) -> list[tuple[slice, slice]]:

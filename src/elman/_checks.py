@@ -106,6 +106,8 @@ def array(name, value, dtype, shape, contiguous=False):
 
 def shape_and_dtype(name, value):
     """Those of the array that `value` is, or that NumPy makes of it."""
+    if type(value) is np.ndarray:
+        return value.shape, value.dtype
     try:
         a = np.asarray(value)
     except Exception as error:

@@ -122,7 +122,10 @@ def _row(name, value):
 
 def _check_range(name, a, least, most, what, inside):
     """ValueError naming the first true position of `a` that is not from `least` to `most` (NaN is not)."""
-    wrong = ~((a >= least) & (a <= most))
+    good = (a >= least) & (a <= most)
+    if good.all():
+        return
+    wrong = ~good
     if inside is not None:
         wrong &= inside.reshape(inside.shape + (1,) * (a.ndim - 2))
     if wrong.any():

@@ -438,6 +438,8 @@ def _named(function):
 
 def _number(argument, function, wanted, value):
     """What the caller's function has returned, as a float."""
+    if type(value) is float:
+        return value
     if not hasattr(value, "__float__") or np.ndim(value):
         raise TypeError(f"{argument}: expected {_named(function)} to return {wanted}, got {check._kind(value)}")
     return float(value)
