@@ -21,13 +21,14 @@ def floats(name, value, classes=False):
 
 
 def inside(lengths, shape):
-    """The mask for positions of this shape, (T, B, ...)."""
+    """The mask for positions of this shape, (T, B, ...); None if it were all true."""
     if lengths is None:
         return None
     if len(shape) < 2:
         raise ValueError(f"lengths: expected None without the axes (T, B), got lengths for positions {shape}")
     T, B = shape[:2]
-    return np.arange(T)[:, None] < _checks.lengths("lengths", lengths, T, B)
+    ends = _checks.lengths("lengths", lengths, T, B)
+    return None if (ends == T).all() else np.arange(T)[:, None] < ends
 
 
 def true(a, inside):

@@ -87,10 +87,11 @@ class Embedding(Parametrised):
         dweight = np.zeros((self.num_embeddings, self.embedding_dim), self.dtype)
         if x.size:
             order = np.argsort(x, axis=None, kind="stable")
-            rows, starts = np.unique(x.reshape(-1)[order], return_index=True)
+            named = x.reshape(-1)[order]
+            starts = np.flatnonzero(np.diff(named, prepend=-1))
             with np.errstate(all="ignore"):
                 ordered = dy.reshape(-1, self.embedding_dim)[order]
-                dweight[rows] = np.add.reduceat(ordered, starts, axis=0, dtype=np.float64)
+                dweight[named[starts]] = np.add.reduceat(ordered, starts, axis=0, dtype=np.float64)
         if self.padding_idx is not None:
             dweight[self.padding_idx] = 0
         return None, self._accumulated(grads, {"weight": dweight})

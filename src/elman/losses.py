@@ -245,7 +245,9 @@ def ctc(
     if logits.ndim != 3:
         raise ValueError(f"logits: expected shape (T, B, C), got {logits.shape}")
     T, B, C = logits.shape
-    inside = _positions.inside(np.full(B, T) if lengths is None else lengths, (T, B))
+    inside = _positions.inside(lengths, (T, B))
+    if inside is None:
+        inside = np.ones((T, B), bool)
     blank = _checks.integer("blank", blank, 0, C - 1)
     labels, label_counts = _positions.labels(targets, target_lengths, B, C, blank)
 

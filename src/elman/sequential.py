@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
 from . import training
+from ._blocks import past_the_ends
 from ._parameters import Parametrised, Params
 from .activation import Activation
 from .dropout import Dropout
@@ -325,7 +326,7 @@ class Sequential(Composite):
         return any(isinstance(layer, Pooling) for layer in self.layers)
 
     def _entered(self, x, lengths):
-        """x for the first layer, and where the sequences have ended, (T, B), or (T,) without a batch."""
+        """x for the first layer, and where the sequences have ended, (T, B), or (T,) without a batch; None: nowhere."""
         if lengths is None:
             return x, None
         shape, _ = check.shape_and_dtype("x", x)
@@ -334,7 +335,10 @@ class Sequential(Composite):
         else:
             if len(shape) < 2:
                 raise ValueError(f"x: expected shape (T, B, ...) with lengths of several sequences, got {shape}")
-            past = np.arange(shape[0])[:, None] >= check.lengths("lengths", lengths, *shape[:2])
+            ends = check.lengths("lengths", lengths, *shape[:2])
+            if (ends == shape[0]).all():
+                return x, None
+            past = past_the_ends(ends, shape[0])
         return (x if "lengths" in self._takes[0] else self._zeroed("x", x, past)), past
 
     def _zeroed(self, name, value, past):
