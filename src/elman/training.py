@@ -136,7 +136,7 @@ def fit(
 
     With a seed, the same call gives the same bits, whatever the number of threads. Each epoch's random numbers depend
     on the seed and its number only, so `fit(epochs=2)` and then `fit(epochs=5, initial_epoch=2)` with the same
-    optimizer and seed is `fit(epochs=5)`, bit for bit, unless a callback restored older weights in between.
+    optimizer, seed and callbacks is `fit(epochs=5)`, bit for bit, unless a callback restored older weights in between.
 
     With `comm` every rank calls fit with the same arguments, x and y included (an array of `numpy.load(mmap_mode="r")`
     is read only where it is used). Each batch has batch_size sequences per rank; each rank takes its share, and one
@@ -196,11 +196,14 @@ def fit(
         names += tuple(f"val_{name}" for name in objective.names)
     for callback in callbacks:
         callback.on_train_begin(model, initial_epoch, names)
-        if isinstance(callback, Checkpoint) and callback.optimizer not in (None, optimizer):
-            raise ValueError(
-                "callbacks: Checkpoint: optimizer: expected the one that fit steps, got another over the same model: "
-                "give one object to both, fit(..., optimizer=adam, callbacks=[Checkpoint(..., optimizer=adam)])"
-            )
+        if isinstance(callback, Checkpoint):
+            if callback.optimizer not in (None, optimizer):
+                raise ValueError(
+                    "callbacks: Checkpoint: optimizer: expected the one that fit steps, got another over the same "
+                    "model: give one object to both, fit(..., optimizer=adam, callbacks=[Checkpoint(..., "
+                    "optimizer=adam)])"
+                )
+            callback._keeps(lr, callbacks)
     if ranks.size > 1:
         same = {"x, y": data.checksum(), "validation_data": None if held_out is None else held_out.checksum()}
         same |= {"epochs": epochs, "initial_epoch": initial_epoch, "batch_size": batch_size, "shuffle": shuffle}
@@ -233,7 +236,9 @@ def fit(
         if verbose:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in ("grad_norm", "lr"))
             print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.perf_counter() - start:.1f} s", flush=True)
-        stop = any([callback.on_epoch_end(model, epoch, dict(logs)) for callback in callbacks])
+        # Checkpoints come last: they keep what the others have seen of this epoch.
+        by_turns = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+        stop = any([callback.on_epoch_end(model, epoch, dict(logs)) for callback in by_turns])
         if ranks.follow(model, optimizer, stop):
             break
     for callback in callbacks:
