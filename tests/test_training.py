@@ -419,7 +419,7 @@ def test_early_stopping_and_a_plateau_resume_with_the_same_bits(tmp_path):
     model = classifier(dropout=0.2)
     whole, (plateau, stopping) = Adam(model), memories()
     history = run(model, whole, plateau, stopping)
-    cut = stopping.best_epoch + 2
+    cut = stopping.best_epoch + 1
     interrupted = classifier(dropout=0.2)
     run(interrupted, Adam(interrupted), *memories(), epochs=cut)
     raw = path.read_bytes()
