@@ -90,7 +90,7 @@ def weights(name, value, shapes):
     return a
 
 
-def labels(value, counts, B, classes, blank):
+def ctc_targets(value, counts, B, classes, blank):
     """The targets of ctc: (B, S) as intp, the blank past a target's end, and their lengths (B,)."""
     if counts is None and isinstance(value, (list, tuple)):
         if len(value) != B:

@@ -75,7 +75,7 @@ class _Pairs(training._Sequences):
         target, n = self._target(indices)
         return model(inputs, target, source_lengths=lengths, target_lengths=n), n + 1
 
-    def labels(self, indices):
+    def unaligned(self, indices):
         raise ValueError("loss: expected one with a target for every step for a Seq2Seq, got ctc")
 
     def _target(self, indices):

@@ -180,7 +180,7 @@ def fit(
     if tbptt is not None:
         tbptt = check.integer("tbptt", tbptt, 1)
         model._check_streams("tbptt")
-        if not data.timed or objective.labels:
+        if not data.timed or not objective.aligned:
             raise ValueError("tbptt: expected an x with a time axis, and a loss with a target for every step")
     check.boolean("shuffle", shuffle)
     seed = np.random.SeedSequence().entropy if seed is None else check.integer("seed", seed, 0)
@@ -380,7 +380,7 @@ NOTHING = _Found(0.0, None, 0.0, 0)
 class _Objective:
     """The loss and the metrics.
 
-    labels : whether the loss is CTC, whose targets are not aligned with the steps: a list of label arrays.
+    aligned : whether there is a target for every step or one for a sequence; not so for CTC, which takes a list.
     averages : whether the loss is a mean, not a sum.
     """
 
@@ -389,7 +389,7 @@ class _Objective:
         self.metrics = _metrics(metrics)
         self.names = ("loss", *self.metrics)
         function, options = getattr(self.loss, "func", self.loss), getattr(self.loss, "keywords", {})  # of a partial
-        self.labels = function is losses.ctc
+        self.aligned = function is not losses.ctc
         self.averages = options.get("reduction") != "sum"
         self._class_weights = options.get("class_weights") if function is losses.softmax_cross_entropy else None
 
@@ -397,8 +397,8 @@ class _Objective:
         return {"loss": _Mean()} | {name: make() for name, make in self.metrics.items()}
 
     def targets(self, data, indices, prediction):
-        if self.labels:
-            return data.labels(indices)
+        if not self.aligned:
+            return data.unaligned(indices)
         y = data.targets(indices, per_step=data.timed and prediction.ndim == 3)
         # A prediction of one number may have a target without that axis. (The prediction may be that of a piece.)
         without = y.ndim == prediction.ndim - 1 and y.shape[1:] == prediction.shape[1:-1]
@@ -408,7 +408,7 @@ class _Objective:
         """Adds to the means of the metrics; what the loss has found."""
         per_step = prediction.ndim == 3
         lengths = lengths if per_step else None
-        if not per_step or self.labels:
+        if not (per_step and self.aligned):
             count = prediction.shape[-2]
         else:
             count = prediction.shape[0] * prediction.shape[1] if lengths is None else int(lengths.sum())
@@ -600,8 +600,8 @@ class _Sequences:
         y = self._checked[indices]
         return y.swapaxes(0, 1) if per_step else y
 
-    def labels(self, indices):
-        """A list of label arrays, for CTC."""
+    def unaligned(self, indices):
+        """The targets as they came, a list of arrays, for CTC."""
         return [self._y[i] for i in indices]
 
     def _checked_targets(self, per_step):
