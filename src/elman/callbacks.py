@@ -178,10 +178,10 @@ class Checkpoint(_Watching):
     >>> model, adam, epoch = elman.load_checkpoint("last.safetensors")
     >>> model.fit(x, y, loss="huber", optimizer=adam, epochs=50, initial_epoch=epoch, seed=0)
 
-    With early stopping, `callbacks=[last, EarlyStopping(10)]` above, both are made anew and get their memory back:
+    If it was `callbacks=[last, EarlyStopping(10)]`, both are made anew and get their memory back:
 
-    >>> callbacks = [last, EarlyStopping(10)]
-    >>> model, adam, epoch = elman.load_checkpoint("last.safetensors", callbacks=callbacks)
+    >>> callbacks = [last, _] = [Checkpoint("last.safetensors", save_best_only=False), EarlyStopping(10)]
+    >>> model, last.optimizer, epoch = elman.load_checkpoint("last.safetensors", callbacks=callbacks)
     """
 
     def __init__(

@@ -119,7 +119,7 @@ def fit(
         batch_size: sequences per step.
         validation_data: (x, y) to evaluate after each epoch.
         metrics: names in `elman.metrics`, or functions (prediction, target) -> float, given lengths= like the loss.
-        callbacks: see `Callback`, `EarlyStopping`.
+        callbacks: see `Callback`, `EarlyStopping`. After an epoch a `Checkpoint` has its turn behind all others.
         lr: sets the learning rate: a number; a function of the epoch or step (see `elman.schedules`); or a
             `ReduceLROnPlateau`, which is shown "val_loss", or "loss" without validation data. None leaves it.
         lr_interval: what a function lr counts, from 0: "epoch", or "step", `optimizer.steps`, for a warm-up.
