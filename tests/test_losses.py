@@ -278,6 +278,20 @@ def test_every_loss_against_pytorch(name, dtype, tolerance, reduction, ragged):
 
 @each_loss
 @each_reduction
+def test_lengths_that_leave_nothing_out(name, reduction):
+    """The same bits as without them; and they are checked as any others."""
+    loss, targets, options = LOSSES[name]
+    x = predictions()
+    (a, da), (b, db) = (
+        loss(x, targets, lengths=lengths, reduction=reduction, **options) for lengths in (None, [T] * x.shape[1])
+    )
+    assert a == b and np.array_equal(da, db)
+    with pytest.raises(ValueError, match="lengths: expected "):
+        loss(x, targets, lengths=[T] * (x.shape[1] + 1), reduction=reduction, **options)
+
+
+@each_loss
+@each_reduction
 def test_what_is_past_the_end_is_never_read(name, reduction):
     """The gradient where a sequence is true is that of central differences; NaN elsewhere changes nothing."""
     loss, targets, options = LOSSES[name]

@@ -6,6 +6,7 @@ The kernels have no fused multiply-adds, so the equations in NumPy give the same
 import copy
 import io
 import math
+import sys
 import threading
 import types
 
@@ -678,6 +679,7 @@ SHARED = np.full(2, 9.0)
             "grads: c: expected memory of its own, got an array that overlaps grads: b",
         ),
         ({"b": SHARED[1:], "c": SHARED[:2]}, 1.0, ValueError, "grads: c: expected memory of its own"),
+        ({"b": SHARED, "c": SHARED[:1]}, 1.0, ValueError, "grads: c: expected memory of its own"),
         ({}, 0, ValueError, "(max_norm|clip_value): expected above 0"),
         ({}, -1.0, ValueError, "max_norm|clip_value"),
         ({}, math.nan, ValueError, "max_norm|clip_value"),
@@ -715,6 +717,47 @@ def test_optimisers_that_share_layers_in_another_order_do_not_wait_for_each_othe
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
+
+
+def test_models_that_share_layers_do_not_wait_for_each_other():
+    """An optimiser takes the layers within models in the order in which one over the layers takes them."""
+    layers = [Dense(2, 2, seed=seed) for seed in range(3)]
+    owners = [elman.Sequential(layers), elman.Sequential(layers[::-1]), layers[::-1]]
+
+    def steps(owner):
+        optimizer = Adam(owner)
+        grads = [drawn(x, 0) for x in owner] if isinstance(owner, list) else drawn(owner, 0)
+        for _ in range(300):
+            optimizer.step(grads)
+
+    threads = [threading.Thread(target=steps, args=(owner,), daemon=True) for owner in owners]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # else a thread is seldom stopped between two locks
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def test_a_layer_in_two_models_of_one_optimiser_or_inside_an_edit():
+    """Refused, not waited for; and every layer is free again afterwards."""
+    a, b, c = (Dense(2, 2, seed=seed) for seed in range(3))
+    models = [elman.Sequential([a, b]), elman.Sequential([b, c])]
+    before = [dict(layer.params) for layer in (a, b, c)]
+    with pytest.raises(RuntimeError, match="step: this thread is inside an edit"):
+        Adam(models).step([drawn(model, 0) for model in models])
+    with b.edit(), pytest.raises(RuntimeError, match="step: this thread is inside an edit"):
+        Adam(models[0]).step(drawn(models[0], 0))
+    for layer, weights in zip((a, b, c), before):
+        assert all(np.array_equal(w, weights[name]) for name, w in layer.params.items())
+        thread = threading.Thread(target=Adam(layer).step, args=(drawn(layer, 0),), daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive() and not np.array_equal(layer.params["weight"], weights["weight"])
 
 
 @pytest.mark.parametrize(

@@ -651,9 +651,9 @@ DESCRIPTIONS = {
     "no version": (described(lambda d: d.pop("version") and None), "description: expected version and model"),
     "more": (described(lambda d: d.update(more=1)), "description: expected version and model"),
     "version 2": (described(lambda d: d.update(version=2)), "description: expected version and model and optimizer"),
-    "version 3": (described(lambda d: d.update(version=3)), "expected format version 1 or 2, got 3"),
-    "version true": (described(lambda d: d.update(version=True)), "expected format version 1 or 2, got True"),
-    "version text": (described(lambda d: d.update(version="1")), "expected format version 1 or 2, got '1'"),
+    "version 4": (described(lambda d: d.update(version=4)), "expected format version 1 to 3, got 4"),
+    "version true": (described(lambda d: d.update(version=True)), "expected format version 1 to 3, got True"),
+    "version text": (described(lambda d: d.update(version="1")), "expected format version 1 to 3, got '1'"),
     "model null": (model(None), "model: expected class and arguments, got None"),
     "model a number": (model(3), "model: expected class and arguments, got 3"),
     "model a list": (model([]), r"model: expected class and arguments, got \[\]"),
@@ -815,11 +815,79 @@ def test_what_is_no_checkpoint_is_not_written(path):
     refused(path, "expected a file of elman.save_checkpoint, got one of elman.save", elman.load_checkpoint)
 
 
-def checkpoint(change=lambda d: None, header_change=lambda h: None):
+def stopping():
+    """An EarlyStopping that remembers the weights after two epochs."""
+    callback = elman.EarlyStopping(3)
+    callback.on_train_begin(trained()[0], 0, ("loss",))
+    for epoch, loss in enumerate((2.0, 1 / 3, np.inf)):
+        callback.on_epoch_end(trained()[0], epoch, {"loss": loss})
+    return callback
+
+
+class Counting(elman.Callback):
+    """A callback with a memory of its own."""
+
+    def __init__(self, count=0):
+        self.count = count
+
+    def state_dict(self):
+        return {"count": self.count, "seen": np.arange(3.0), "nothing": None}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+        assert np.array_equal(state["seen"], np.arange(3.0)) and state["nothing"] is None
+
+
+def test_a_checkpoint_has_the_memory_of_a_schedule_and_of_callbacks(path):
+    plateau, callback = elman.schedules.ReduceLROnPlateau(0.1, patience=0), stopping()
+    plateau(1.5), plateau(2.0)
+    best = elman.Checkpoint(path)  # which has seen nothing: its best is NaN
+    elman.save_checkpoint(path, *trained(), 3, lr=plateau, callbacks=[Counting(4), callback, Counting(5), best])
+    first = path.read_bytes()
+    assert b"pickle" not in first and set(elman.load(path).params) == set(trained()[0].params)
+    new = elman.schedules.ReduceLROnPlateau(0.1, patience=0)
+    others = [elman.EarlyStopping(3), Counting(), Counting(), elman.Checkpoint(path), elman.Callback()]
+    model, adam, epoch = elman.load_checkpoint(path, lr=new, callbacks=others)
+    assert new.state_dict() == plateau.state_dict() and new.lr == 0.1 * 0.1 and epoch == 3
+    assert [others[1].count, others[2].count] == [4, 5] and np.isnan(others[3].best)
+    (a, b), names = (each.state_dict() for each in (callback, others[0])), {"weights." + n for n in model.params}
+    assert a.keys() == b.keys() == names | {"best", "best_epoch"} and (b["best"], b["best_epoch"]) == (1 / 3, 1)
+    assert all(np.array_equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in names)
+    elman.save_checkpoint(path, model, adam, epoch, lr=new, callbacks=[others[1], others[0], others[2], others[3]])
+    assert path.read_bytes() == first
+    assert elman.load_checkpoint(path)[2] == 3  # nobody who would want it back
+    for arguments, words in (
+        ({"callbacks": [Counting(), Counting(), Counting()]}, "expected what the training had .*'Checkpoint', got Cou"),
+        ({"lr": 0.1}, "lr: expected None or a ReduceLROnPlateau, got 0.1"),
+        ({"callbacks": elman.EarlyStopping(3)}, "callbacks: expected a list of Callback"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            elman.load_checkpoint(path, **arguments)
+    elman.save_checkpoint(path, *trained(), 3, lr=0.5, callbacks=[elman.Callback()])
+    assert path.read_bytes() == path_of_plain(path)
+    with pytest.raises(ValueError, match="expected what the training had and the file remembers, nothing, got Reduce"):
+        elman.load_checkpoint(path, lr=new)
+
+
+def path_of_plain(path):
+    """The bytes of a checkpoint without memory."""
+    elman.save_checkpoint(path, *trained(), 3)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("value", ["text", [1.0], np.array(["a"]), 1j], ids=repr)
+def test_what_a_checkpoint_cannot_remember(path, value):
+    callback = Counting(value)
+    with pytest.raises(TypeError, match="Counting: count: expected "):
+        elman.save_checkpoint(path, *trained(), 3, callbacks=[callback])
+    assert not path.exists()
+
+
+def checkpoint(change=lambda d: None, header_change=lambda h: None, **memory):
     """The file of a small training whose description or header was changed."""
 
     def made(path):
-        elman.save_checkpoint(path, *trained(), 7)
+        elman.save_checkpoint(path, *trained(), 7, **memory)
         header, data = taken_apart(path.read_bytes())
         description = json.loads(header["__metadata__"]["elman"])
         change(description)
@@ -851,7 +919,7 @@ def moment(value):
 DEEP = json.loads("[" * 400 + "]" * 400)
 CHECKPOINTS = {
     "version 1": (checkpoint(lambda d: d.update(version=1)), "description: expected version and model, got"),
-    "version 3": (checkpoint(lambda d: d.update(version=3)), "expected format version 1 or 2, got 3"),
+    "version 4": (checkpoint(lambda d: d.update(version=4)), "expected format version 1 to 3, got 4"),
     "no epoch": (checkpoint(lambda d: d.pop("epoch")), "description: expected version and model and optimizer and ep"),
     "no optimizer": (checkpoint(lambda d: d.pop("optimizer")), "description: expected version and model and optimizer"),
     "epoch negative": (checkpoint(lambda d: d.update(epoch=-1)), "epoch: expected a whole number .* got -1"),
@@ -915,6 +983,57 @@ def test_a_checkpoint_that_lies(path, name):
     make, words = CHECKPOINTS[name]
     path.write_bytes(make(path))
     refused(path, words, elman.load_checkpoint)
+
+
+def memory(change=lambda m: None, header_change=lambda h: None):
+    """Of an EarlyStopping."""
+    return checkpoint(lambda d: change(d["memory"]), header_change, callbacks=[stopping()])
+
+
+LYING_MEMORIES = {
+    "no list": (checkpoint(lambda d: d.update(memory={}), callbacks=[stopping()]), "memory: expected a list, got {}"),
+    "no memory": (checkpoint(lambda d: d.pop("memory"), callbacks=[stopping()]), "description: expected version and"),
+    "null": (memory(lambda m: m.append(None)), "memory: expected class and state, got None"),
+    "no state": (memory(lambda m: m[0].pop("state")), "memory: expected class and state, got"),
+    "a list as state": (memory(lambda m: m[0].update(state=[])), "memory: expected class and state, got"),
+    "another class": (memory(lambda m: m[0].update({"class": "Sequential"})), "remembers, 'Sequential', got EarlyStop"),
+    "a list as class": (memory(lambda m: m[0].update({"class": []})), "remembers, \\[\\], got EarlyStopping"),
+    "text": (memory(lambda m: m[0]["state"].update(best="a")), "memory: expected a number, got 'a'"),
+    "a list": (memory(lambda m: m[0]["state"].update(best=DEEP)), "memory: expected a number, got"),
+    "no best": (memory(lambda m: m[0]["state"].pop("best")), "EarlyStopping: state: expected .*no best"),
+    "best null": (memory(lambda m: m[0]["state"].update(best=None)), "EarlyStopping: state: best: expected a number"),
+    "best_epoch": (
+        memory(lambda m: m[0]["state"].update(best_epoch=0.5)),
+        "EarlyStopping: state: best_epoch: expected",
+    ),
+    "more": (memory(lambda m: m[0]["state"].update(more=1)), "EarlyStopping: state: expected .*unexpected 'more'"),
+    "nobody's array": (
+        memory(header_change=lambda h: h.update({"memory.1.weights.x": h.pop("memory.0.weights.1.bias")})),
+        "'memory.1.weights.x': expected an array of what is remembered",
+    ),
+    "a number's array": (
+        memory(header_change=lambda h: h.update({"memory.0.best": h.pop("memory.0.weights.1.bias")})),
+        "'memory.0.best': expected an array of what is remembered",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LYING_MEMORIES)
+def test_a_memory_that_lies(path, name):
+    made, words = LYING_MEMORIES[name]
+    path.write_bytes(made(path))
+    refused(path, words, lambda p: elman.load_checkpoint(p, callbacks=[elman.EarlyStopping(3)]))
+
+
+@pytest.mark.parametrize("layer", [elman.Activation("tanh"), elman.Dropout(0.25), elman.DotAttention(),
+                                   elman.Pooling("last", bidirectional=True)], ids=repr)  # fmt: skip
+def test_a_layer_without_weights_alone(path, layer):
+    elman.save(path, layer)
+    assert repr(elman.load(path)) == repr(layer) and elman.read_params(path) == {}
+    header, _ = taken_apart(path.read_bytes())
+    header["more"] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    path.write_bytes(packed(header, bytes(4)))
+    refused(path, "expected exactly the weights of the layer it describes, got unexpected 'more'")
 
 
 def test_a_checkpoint_cut_anywhere(path):
@@ -1021,13 +1140,17 @@ def test_fuzz(path):
     assert 50 < loaded < 2500  # a flipped bit of a weight makes a sound file; most damage does not
 
 
-def test_fuzz_of_checkpoints(path):
-    elman.save_checkpoint(path, *trained(), 7)
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_fuzz_of_checkpoints(path, with_memory):
+    memory = (
+        (lambda: {"lr": elman.schedules.ReduceLROnPlateau(0.1), "callbacks": [stopping()]}) if with_memory else dict
+    )
+    elman.save_checkpoint(path, *trained(), 7, **memory())
     raw, rng, loaded = path.read_bytes(), np.random.default_rng(5), 0
     for i in range(2 * MUTATIONS):
         path.write_bytes(mutated(raw, rng))
         try:
-            model, optimizer, epoch = elman.load_checkpoint(path)
+            model, optimizer, epoch = elman.load_checkpoint(path, **memory())
         except ValueError as error:
             assert str(error).startswith(f"{path}: "), i
             continue

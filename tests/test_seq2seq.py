@@ -107,7 +107,7 @@ def check_gradients(model, source, some=5, ratio=1.0, **lengths):
     else:
         assert dsource is None
     other = copy.deepcopy(model)
-    layers = {f"{place}.{name}": (layer, name) for place, layer in other._weighted() for name in layer.params}
+    layers = {f"{place}.{name}": (layer, name) for place, layer in other._weighted for name in layer.params}
 
     def loss(name, value):
         if name != "source":

@@ -373,3 +373,16 @@ def test_saved_and_loaded(model, x, tmp_path):
     other = elman.load(tmp_path / "model.safetensors")
     assert repr(other) == repr(model)
     np.testing.assert_array_equal(other(x, lengths=LENGTHS), model(x, lengths=LENGTHS))
+
+
+def test_lengths_that_leave_nothing_out():
+    """The same bits as without them, forward and backward, behind layers that take lengths and that do not."""
+    model = Sequential([Dense(3, 4, seed=0), GRU(4, 5, seed=1), Dense(5, 2, seed=2)])
+    x = np.random.default_rng(0).standard_normal((4, 3, 3)).astype(np.float32)
+    (y, tape), (y_full, tape_full) = model.forward(x), model.forward(x, lengths=[4, 4, 4])
+    assert np.array_equal(y, y_full) and np.array_equal(y, model(x, lengths=[4, 4, 4]))
+    (dx, grads), (dx_full, grads_full) = model.backward(tape, y), model.backward(tape_full, y)
+    assert np.array_equal(dx, dx_full) and all(np.array_equal(g, grads_full[name]) for name, g in grads.items())
+    assert list(grads) == list(model.params)
+    with pytest.raises(ValueError, match="dy"):
+        model.backward(tape_full, y[:3])

@@ -403,6 +403,92 @@ def interrupting():
     return loss
 
 
+def test_early_stopping_and_a_plateau_resume_with_the_same_bits(tmp_path):
+    """The rate falls and the training stops for what was seen before the interruption, and the best weights are from
+    before it. EarlyStopping stands behind the checkpoint, which must keep what it has seen of the same epoch."""
+    path, held_out = tmp_path / "last.safetensors", first_decides(40, seed=1)
+
+    def memories():
+        return elman.schedules.ReduceLROnPlateau(0.2, factor=0.5, patience=1), EarlyStopping(5)
+
+    def run(model, adam, plateau, stopping, epochs=40, first=0, **options):
+        last = Checkpoint(path, save_best_only=False, optimizer=adam)
+        options |= {"optimizer": adam, "validation_data": held_out, "lr": plateau, "callbacks": [last, stopping]}
+        return train(epochs, model, initial_epoch=first, **options)[1]
+
+    model = classifier(dropout=0.2)
+    whole, (plateau, stopping) = Adam(model), memories()
+    history = run(model, whole, plateau, stopping)
+    cut = stopping.best_epoch + 1
+    interrupted = classifier(dropout=0.2)
+    run(interrupted, Adam(interrupted), *memories(), epochs=cut)
+    raw = path.read_bytes()
+
+    plateau_again, stopping_again = memories()
+    again, adam, epoch = elman.load_checkpoint(path, lr=plateau_again, callbacks=[stopping_again])
+    rest = run(again, adam, plateau_again, stopping_again, first=epoch)
+    assert epoch == cut and same(again, model) and plateau_again.state_dict() == plateau.state_dict()
+    assert all(values == history.history[name][cut:] for name, values in rest.history.items())
+    assert history.epoch[-1] == rest.epoch[-1] == stopping.best_epoch + 5 == stopping_again.best_epoch + 5
+    assert history.history["lr"][0] > history.history["lr"][cut] > history.history["lr"][-1]
+
+    for forgotten in ("lr", "callbacks"):  # without either it is another training
+        path.write_bytes(raw)
+        plateau_again, stopping_again = memories()
+        given = {"lr": plateau_again, "callbacks": [stopping_again]}
+        del given[forgotten]
+        again, adam, epoch = elman.load_checkpoint(path, **given)
+        other = run(again, adam, plateau_again, stopping_again, first=epoch)
+        assert (other.history["lr"], other.epoch) != (rest.history["lr"], rest.epoch)
+
+
+def test_a_checkpoint_of_the_best_resumes(tmp_path):
+    """Its best from before the interruption is not replaced by what is worse."""
+    path, names = tmp_path / "best.safetensors", ("loss",)
+    model = classifier()
+    adam = Adam(model)
+    best = Checkpoint(path, optimizer=adam)
+    best._keeps(None, [best])
+    best.on_train_begin(model, 0, names)
+    best.on_epoch_end(model, 0, {"loss": 2.0})
+    raw, resumed = path.read_bytes(), Checkpoint(path)
+    model, resumed.optimizer, epoch = elman.load_checkpoint(path, callbacks=[resumed])
+    resumed.on_train_begin(model, epoch, names)
+    resumed.on_epoch_end(model, epoch, {"loss": 3.0})
+    assert path.read_bytes() == raw and resumed.best == 2.0
+    resumed.on_epoch_end(model, epoch + 1, {"loss": 1.0})
+    assert path.read_bytes() != raw
+
+
+def test_best_weights_of_another_model():
+    stopping = EarlyStopping(2)
+    train(2, callbacks=[stopping])
+    shallow = Sequential([Pooling("mean"), Dense(3, 2)])
+    wide = Sequential([LSTM(9, 16), Dropout(0.0), Pooling("last"), Dense(16, 2)])
+    for other, words in ((shallow, "no 1.weight"), (wide, r"0.weight_ih_l0: expected shape \(64, 9\)")):
+        with pytest.raises(ValueError, match=f"EarlyStopping: weights: (expected.* )?{words}"):
+            stopping.on_train_begin(other, 1, ("loss",))
+
+
+def test_states_that_are_none():
+    stopping = EarlyStopping(2)
+    train(2, callbacks=[stopping])
+    state = stopping.state_dict()
+    for wrong, words in (
+        ([1], "state: expected a mapping"),
+        ({**state, "best_epoch": -2}, "state: best_epoch: expected at least -1"),
+        ({**state, "best": "low"}, "state: best: expected a number"),
+        ({**state, "weights.0.weight_ih_l0": np.full((64, 3), np.nan, "f4")}, "expected finite values"),
+        ({**state, "more": 1}, "unexpected 'more'"),
+    ):
+        other = EarlyStopping(2)
+        with pytest.raises((TypeError, ValueError), match=words):
+            other.load_state_dict(wrong)
+        assert other.state_dict().keys() == {"best", "best_epoch"} and other.best_epoch == -1
+    with pytest.raises(ValueError, match="unexpected 'best'"):
+        Callback().load_state_dict({"best": 1})
+
+
 def test_a_checkpoint_of_the_best_and_of_the_last(tmp_path):
     path, tell = tmp_path / "model.safetensors", Tell()
     for options, weights in (({}, 2), ({"save_best_only": False}, 3)):

@@ -69,29 +69,44 @@ def past_the_ends(lengths: np.ndarray, T: int) -> np.ndarray:
 
 def product(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """rows (N, K) @ weight (K, M)"""
-    result = np.empty((len(rows), weight.shape[1]), weight.dtype)
-    for block, columns in _blocks(len(rows), *weight.shape):
-        np.matmul(rows[block], weight[:, columns], out=result[block, columns])
+    K, M = weight.shape
+    count, columns = _block(K, M)
+    if len(rows) <= count and M <= columns:
+        return rows @ weight
+    result = np.empty((len(rows), M), weight.dtype)
+    whole = len(rows) // count * count  # NumPy goes through full blocks by itself
+    for first in range(0, M, columns):
+        some = slice(first, first + columns)
+        full = rows[:whole].reshape(-1, count, K)
+        np.matmul(full, weight[:, some], out=result[:whole].reshape(-1, count, M)[:, :, some])
+        np.matmul(rows[whole:], weight[:, some], out=result[whole:, some])
     return result
 
 
 def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a.T (M, N) @ b (N, K): the sum of the outer products of the rows."""
-    result = np.zeros((a.shape[1], b.shape[1]), a.dtype)
-    for block, columns in _blocks(len(a), *result.shape[::-1]):
-        result[columns] += a[block, columns].T @ b[block]
+    M, K = a.shape[1], b.shape[1]
+    count, columns = _block(K, M)
+    if len(a) <= count and M <= columns:
+        return a.T @ b
+    result = np.zeros((M, K), a.dtype)
+    for block, some in blocks(len(a), K, M):
+        result[some] += a[block, some].T @ b[block]
     return result
 
 
-def _blocks(count: int, K: int, M: int) -> list[tuple[slice, slice]]:
-    """So many rows, and M columns of K multiplications each, in slices that are small enough for BLAS to stay on this
-    thread: how many threads it has then makes no difference to the bits."""
-    rows, columns = ALONE // max(1, K * M), M
-    if rows < 4:
-        rows = 32
-        columns = max(1, ALONE // (rows * max(1, K)))
+def blocks(N: int, K: int, M: int) -> list[tuple[slice, slice]]:
+    """N rows, and M columns of K multiplications each, in slices that are small enough for BLAS to stay on this thread:
+    how many threads it has then makes no difference to the bits."""
+    count, columns = _block(K, M)
     return [
-        (slice(start, start + rows), slice(first, first + columns))
-        for start in range(0, count, rows)
-        for first in range(0, M, max(1, columns))
+        (slice(start, start + count), slice(first, first + columns))
+        for start in range(0, N, count)
+        for first in range(0, M, columns)
     ]
+
+
+def _block(K: int, M: int) -> tuple[int, int]:
+    """The rows and columns of such a block."""
+    count = ALONE // max(1, K * M)
+    return (count, max(1, M)) if count >= 4 else (32, max(1, ALONE // (32 * max(1, K))))

@@ -49,6 +49,8 @@ def boolean(name, value):
 
 def _float(name, value):
     """A real number as a float; bool is refused."""
+    if type(value) is float:  # as nearly always: to ask for a Real takes ten times as long
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
@@ -106,6 +108,8 @@ def array(name, value, dtype, shape, contiguous=False):
 
 def shape_and_dtype(name, value):
     """Those of the array that `value` is, or that NumPy makes of it."""
+    if type(value) is np.ndarray:
+        return value.shape, value.dtype
     try:
         a = np.asarray(value)
     except Exception as error:

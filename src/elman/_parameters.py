@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -109,25 +109,36 @@ class Snapshot:
         self.packed = packed
 
 
-class _SoleWriter:
-    """`with` it, this thread alone replaces the weights of a layer. (A class: a generator takes twice as long.)"""
+class SoleWriter:
+    """`with` it, this thread alone replaces the weights of some layers, none of them made of others. (A class: a
+    generator takes twice as long.)"""
 
-    __slots__ = ("_layer", "_who", "_lock")
+    __slots__ = ("_layers", "_who", "_held")
 
-    def __init__(self, layer: Parametrised, who: str):
-        self._layer, self._who = vars(layer), who  # past __setattr__, which costs more than the lock
+    def __init__(self, layers: Iterable[Parametrised], who: str):
+        # One order for all writers: two that share layers would else wait for each other for ever.
+        self._layers = [vars(layer) for layer in sorted(layers, key=id)]  # past __setattr__, which costs more
+        self._who = who
 
     def __enter__(self) -> None:
         me = os.getpid(), threading.get_ident()
-        if self._layer["_writer"] == me:
-            raise RuntimeError(f"{self._who}: this thread is inside an edit of this layer; finish that first")
-        self._lock = self._layer["_writing"].held()
-        self._lock.acquire()
-        self._layer["_writer"] = me
+        self._held: list[tuple[dict[str, Any], threading.Lock]] = []
+        try:
+            for layer in self._layers:
+                if layer["_writer"] == me:
+                    raise RuntimeError(f"{self._who}: this thread is inside an edit of this layer; finish that first")
+                lock = layer["_writing"].held()
+                lock.acquire()
+                self._held.append((layer, lock))
+                layer["_writer"] = me
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *error: object) -> None:
-        self._layer["_writer"] = None
-        self._lock.release()
+        for layer, lock in self._held:
+            layer["_writer"] = None
+            lock.release()
 
 
 class Parametrised:
@@ -186,7 +197,7 @@ class Parametrised:
         arrays = {}
         for name, old in self.params.items():
             arrays[name] = check.array(name, mapping[name], self.dtype, old.shape, contiguous=True)
-        with self._sole_writer("load_params"):
+        with SoleWriter(self._parts(), "load_params"):
             self._replace(arrays)
 
     @contextmanager
@@ -205,7 +216,7 @@ class Parametrised:
         ...     p["weight_hh_l0"] *= 0.9
         ...     p["bias_ih_l0"] = np.zeros(512, np.float32)
         """
-        with self._sole_writer("edit"):
+        with SoleWriter(self._parts(), "edit"):
             draft = Draft(self.params)
             try:
                 yield draft
@@ -214,8 +225,9 @@ class Parametrised:
             if arrays:
                 self._replace(arrays)
 
-    def _sole_writer(self, who: str) -> _SoleWriter:
-        return _SoleWriter(self, who)
+    def _parts(self) -> list[Parametrised]:
+        """The layers that hold the weights: this one, unless it is made of others."""
+        return [self]
 
     def _replace(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Check, copy and swap in; names that are absent keep their arrays."""
@@ -242,7 +254,7 @@ class Parametrised:
     def _accumulated(self, grads: MutableMapping | None, new: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """What backward returns: `new` in the order of `params`, or `grads` (checked before) with `new` added."""
         if grads is None:
-            return {name: new[name] for name in self.params}
+            return {name: new[name] for name in self.params._arrays}
         with np.errstate(all="ignore"):
             for name, a in new.items():
                 np.add(grads[name], a, out=grads[name])

@@ -21,13 +21,14 @@ def floats(name, value, classes=False):
 
 
 def inside(lengths, shape):
-    """The mask for positions of this shape, (T, B, ...)."""
+    """The mask for positions of this shape, (T, B, ...); None if it were all true."""
     if lengths is None:
         return None
     if len(shape) < 2:
         raise ValueError(f"lengths: expected None without the axes (T, B), got lengths for positions {shape}")
     T, B = shape[:2]
-    return np.arange(T)[:, None] < _checks.lengths("lengths", lengths, T, B)
+    ends = _checks.lengths("lengths", lengths, T, B)
+    return None if (ends == T).all() else np.arange(T)[:, None] < ends
 
 
 def true(a, inside):
@@ -89,7 +90,7 @@ def weights(name, value, shapes):
     return a
 
 
-def labels(value, counts, B, classes, blank):
+def ctc_targets(value, counts, B, classes, blank):
     """The targets of ctc: (B, S) as intp, the blank past a target's end, and their lengths (B,)."""
     if counts is None and isinstance(value, (list, tuple)):
         if len(value) != B:
@@ -122,7 +123,10 @@ def _row(name, value):
 
 def _check_range(name, a, least, most, what, inside):
     """ValueError naming the first true position of `a` that is not from `least` to `most` (NaN is not)."""
-    wrong = ~((a >= least) & (a <= most))
+    good = (a >= least) & (a <= most)
+    if good.all():
+        return
+    wrong = ~good
     if inside is not None:
         wrong &= inside.reshape(inside.shape + (1,) * (a.ndim - 2))
     if wrong.any():

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
 from . import functional
-from ._blocks import Tape, _blocks, kept, no_weights, outer, past_the_ends, product
+from ._blocks import Tape, blocks, kept, no_weights, outer, past_the_ends, product
 from ._parameters import Parametrised
 
 __all__ = ["AdditiveAttention", "DotAttention"]
@@ -245,6 +245,6 @@ def _mapped(a, weight):
 def _batched(a, b):
     """a (B, N, K) @ b (B, K, M)"""
     result = np.empty((*a.shape[:2], b.shape[2]), a.dtype)
-    for rows, columns in _blocks(a.shape[1], *b.shape[1:]):
+    for rows, columns in blocks(a.shape[1], *b.shape[1:]):
         np.matmul(a[:, rows], b[:, :, columns], out=result[:, rows, columns])
     return result

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from . import _checks as check
+from ._parameters import same_names
 from .optimizers import Optimizer
+from .schedules import _metric
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping"]
+
+WEIGHTS = "weights."  # what the names of the best weights begin with in a state
 
 
 class Callback:
@@ -25,6 +31,15 @@ class Callback:
     def on_train_end(self, model: Any) -> None:
         """After the last epoch. Not called after an error."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers from one epoch to the next and a checkpoint keeps: numbers, None and float arrays, by name.
+        Override it together with `load_state_dict`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`. TypeError, ValueError: not that; nothing has changed then."""
+        same_names("state", state, {})
+
 
 class _Watching(Callback):
     """Knows the best value of what is monitored, and its epoch."""
@@ -34,13 +49,29 @@ class _Watching(Callback):
         self.mode = check.choice("mode", mode, ("min", "max"))
         self.min_delta = check.number_below("min_delta", min_delta, 0)
         self.best, self.best_epoch = math.nan, -1
+        self._begun = False
 
     def on_train_begin(self, model: Any, initial_epoch: int, names: tuple[str, ...]) -> None:
         self._name = self.monitor or ("val_loss" if "val_loss" in names else "loss")
         if self._name not in names:
             raise ValueError(f"monitor: expected one of {', '.join(names)}, got {self._name!r}")
-        if initial_epoch == 0 or self.best_epoch < 0:
+        if initial_epoch == 0 or not self._begun:
             self.best, self.best_epoch = math.nan, initial_epoch - 1
+        self._begun = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: "best" and "best_epoch"."""
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, in a `fit` with an initial_epoch above 0, where another one made with the same arguments was.
+
+        TypeError, ValueError: not a `state_dict`; nothing has changed then.
+        """
+        same_names("state", state, {"best": None, "best_epoch": None})
+        best, best_epoch = _metric("state: best", state["best"]), state["best_epoch"]
+        self.best_epoch = check.integer("state: best_epoch", best_epoch, -1)
+        self.best, self._begun = best, True
 
     def _improved(self, epoch: int, logs: Mapping[str, float]) -> bool:
         value = logs[self._name]
@@ -83,6 +114,11 @@ class EarlyStopping(_Watching):
         super().on_train_begin(model, initial_epoch, names)
         if math.isnan(self.best):
             self._weights = None
+        if self._weights is not None:
+            params = model.params
+            same_names("EarlyStopping: weights", self._weights, params)
+            for name, a in params.items():
+                check.array(f"EarlyStopping: weights: {name}", self._weights[name], a.dtype, a.shape)
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> bool:
         if self._improved(epoch, logs) and self.restore_best:
@@ -93,6 +129,27 @@ class EarlyStopping(_Watching):
         if self._weights is not None:
             model.load_params(self._weights)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: "best", "best_epoch", and the best weights as "weights." + their names."""
+        weights = {} if self._weights is None else self._weights
+        return super().state_dict() | {WEIGHTS + name: a for name, a in weights.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, in a `fit` with an initial_epoch above 0, where another one made with the same arguments was.
+
+        TypeError, ValueError: not a `state_dict`; nothing has changed then. Whether the best weights are those of the
+        model shows when `fit` begins.
+        """
+        weights, rest = {}, state
+        if isinstance(state, Mapping):
+            weights = {name: np.array(a) for name, a in state.items() if name.startswith(WEIGHTS)}
+            rest = {name: value for name, value in state.items() if name not in weights}
+        for name, a in weights.items():
+            if not np.isfinite(check.floats(f"state: {name}", a)).all():
+                raise ValueError(f"state: {name}: expected finite values, got NaN or infinity")
+        super().load_state_dict(rest)
+        self._weights = {name.removeprefix(WEIGHTS): a for name, a in weights.items()} or None
+
 
 class Checkpoint(_Watching):
     """Saves the model after each epoch that is the best until then, or after every epoch.
@@ -100,7 +157,8 @@ class Checkpoint(_Watching):
     path : of the file, replaced as a whole.
     save_best_only : False: after every epoch.
     optimizer : None: the model alone, by `elman.save`. The optimiser that `fit` is given, made over the model: its
-        state too, by `elman.save_checkpoint`, so that `elman.load_checkpoint` can resume the training.
+        state too, by `elman.save_checkpoint`, and what a ReduceLROnPlateau and the callbacks of `fit` remember, so that
+        `elman.load_checkpoint` can resume the training.
     monitor, mode, min_delta : as in `EarlyStopping`.
 
     `fit` refuses by a ValueError, before it trains, a path in a folder that does not exist and an optimiser that is not
@@ -119,6 +177,11 @@ class Checkpoint(_Watching):
 
     >>> model, adam, epoch = elman.load_checkpoint("last.safetensors")
     >>> model.fit(x, y, loss="huber", optimizer=adam, epochs=50, initial_epoch=epoch, seed=0)
+
+    If it was `callbacks=[last, EarlyStopping(10)]`, both are made anew and get their memory back:
+
+    >>> callbacks = [last, _] = [Checkpoint("last.safetensors", save_best_only=False), EarlyStopping(10)]
+    >>> model, last.optimizer, epoch = elman.load_checkpoint("last.safetensors", callbacks=callbacks)
     """
 
     def __init__(
@@ -135,6 +198,12 @@ class Checkpoint(_Watching):
         self.path = os.fspath(path)
         self.save_best_only = check.boolean("save_best_only", save_best_only)
         self.optimizer = optimizer
+        self._lr: Any = None
+        self._callbacks: Sequence[Callback] = ()
+
+    def _keeps(self, lr: Any, callbacks: Sequence[Callback]) -> None:
+        """From `fit`: its arguments whose memory belongs into a checkpoint of the training."""
+        self._lr, self._callbacks = lr, callbacks
 
     def on_train_begin(self, model: Any, initial_epoch: int, names: tuple[str, ...]) -> None:
         if self.optimizer is not None:
@@ -155,4 +224,4 @@ class Checkpoint(_Watching):
         if self.optimizer is None:
             save(self.path, model)
         else:
-            save_checkpoint(self.path, model, self.optimizer, epoch + 1)
+            save_checkpoint(self.path, model, self.optimizer, epoch + 1, lr=self._lr, callbacks=self._callbacks)

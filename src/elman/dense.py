@@ -64,13 +64,13 @@ class Dense(Parametrised):
         TypeError: another float type. ValueError: another last axis.
         """
         x = self._checked("x", x, self.in_features)
-        return self._map(self._snapshot.params, x)
+        return self._map(self._snapshot, x)
 
     def forward(self, x: ArrayLike) -> tuple[np.ndarray, Tape]:
         """The same y, and a tape for `backward` that holds its own copy of x."""
         x = self._checked("x", x, self.in_features).copy()
         snapshot = self._snapshot
-        return self._map(snapshot.params, x), Tape(snapshot, x)
+        return self._map(snapshot, x), Tape(snapshot, x)
 
     def backward(
         self, tape: Tape, dy: ArrayLike, grads: MutableMapping[str, np.ndarray] | None = None
@@ -96,18 +96,23 @@ class Dense(Parametrised):
             new = {"weight": outer(rows_dy, rows_x)}
             if self.bias:
                 new["bias"] = rows_dy.sum(axis=0, dtype=np.float64).astype(self.dtype)
-            dx = product(rows_dy, tape.snapshot.params["weight"]).reshape(tape.x.shape)
+            weight, _ = tape.snapshot.packed
+            dx = product(rows_dy, weight).reshape(tape.x.shape)
             return dx, self._accumulated(grads, new)
 
     def _checked(self, name, value, features):
         shape, _ = check.shape_and_dtype(name, value)
         return check.array(name, value, self.dtype, (*shape[:-1], features))
 
-    def _map(self, params, x):
+    def _packed(self, params):
+        return params["weight"], params.get("bias")
+
+    def _map(self, snapshot, x):
+        weight, bias = snapshot.packed
         with np.errstate(all="ignore"):
-            y = product(x.reshape(-1, self.in_features), params["weight"].T)
-            if self.bias:
-                y += params["bias"]
+            y = product(x.reshape(-1, self.in_features), weight.T)
+            if bias is not None:
+                y += bias
         return y.reshape(*x.shape[:-1], self.out_features)
 
 

@@ -86,11 +86,13 @@ class Embedding(Parametrised):
             self._checked_grads(grads, (("dy", dy),))
         dweight = np.zeros((self.num_embeddings, self.embedding_dim), self.dtype)
         if x.size:
-            order = np.argsort(x, axis=None, kind="stable")
-            rows, starts = np.unique(x.reshape(-1)[order], return_index=True)
+            # Few bits are sorted by counting.
+            order = x.astype(np.min_scalar_type(self.num_embeddings)).argsort(axis=None, kind="stable")
+            named = x.take(order)
+            starts = np.flatnonzero(np.diff(named, prepend=-1))
             with np.errstate(all="ignore"):
-                ordered = dy.reshape(-1, self.embedding_dim)[order]
-                dweight[rows] = np.add.reduceat(ordered, starts, axis=0, dtype=np.float64)
+                ordered = dy.reshape(-1, self.embedding_dim).take(order, axis=0).astype(np.float64)
+                dweight[named[starts]] = np.add.reduceat(ordered, starts, axis=0)
         if self.padding_idx is not None:
             dweight[self.padding_idx] = 0
         return None, self._accumulated(grads, {"weight": dweight})

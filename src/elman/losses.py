@@ -245,9 +245,11 @@ def ctc(
     if logits.ndim != 3:
         raise ValueError(f"logits: expected shape (T, B, C), got {logits.shape}")
     T, B, C = logits.shape
-    inside = _positions.inside(np.full(B, T) if lengths is None else lengths, (T, B))
+    inside = _positions.inside(lengths, (T, B))
+    if inside is None:
+        inside = np.ones((T, B), bool)
     blank = _checks.integer("blank", blank, 0, C - 1)
-    labels, label_counts = _positions.labels(targets, target_lengths, B, C, blank)
+    targets, counts = _positions.ctc_targets(targets, target_lengths, B, C, blank)
 
     with np.errstate(all="ignore"):
         rows = logits[inside].astype(np.float64)
@@ -255,7 +257,7 @@ def ctc(
         rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
         log_p = np.zeros(logits.shape)
         log_p[inside] = rows
-        log_likelihood, occupied = _alignments(log_p, labels, inside.sum(axis=0), label_counts, blank)
+        log_likelihood, occupied = _alignments(log_p, targets, inside.sum(axis=0), counts, blank)
         losses = 0 - log_likelihood
         impossible = np.isposinf(losses)
         if zero_infinity:
@@ -263,27 +265,28 @@ def ctc(
         dlogits = np.exp(log_p) - occupied
         dlogits[:, impossible] = 0
         if reduction == "mean":
-            symbols = np.maximum(label_counts, 1)
+            symbols = np.maximum(counts, 1)
             losses /= symbols
             dlogits /= symbols[:, None]
         return _reduced(losses, dlogits[inside], logits, inside, reduction, B)
 
 
-def _alignments(log_p, labels, lengths, label_counts, blank):
-    """The forward-backward recursion over all paths that spell the labels.
+def _alignments(log_p, targets, lengths, counts, blank):
+    """The forward-backward recursion over all paths that spell the targets.
 
-    log_p (T, B, C); labels (B, S), past a target's end any class. Returns the logarithm of their total probability,
-    (B,), and for each class the probability that such a path is in it, (T, B, C), not a number where there is no path.
-    State 2s+1 is label s, the even ones are the blanks around the labels (the paper's l').
+    log_p (T, B, C); targets (B, S), past their end, counts (B,), any class. Returns the logarithm of their total
+    probability, (B,), and for each class the probability that such a path is in it, (T, B, C), not a number where there
+    is no path.
+    State 2s+1 is class s of the target, the even ones are the blanks around them (the paper's l').
     """
     T, B, C = log_p.shape
-    N = 2 * labels.shape[1] + 1
+    N = 2 * targets.shape[1] + 1
     states = np.full((B, N), blank)
-    states[:, 1::2] = labels
+    states[:, 1::2] = targets
     emitted = np.take_along_axis(log_p, np.broadcast_to(states, (T, B, N)), axis=2)
-    skip = np.full((B, N), -np.inf)  # + 0 where a path may come from two states before: to a label unlike the last one
+    skip = np.full((B, N), -np.inf)  # + 0 where a path may come from two states before: to a class unlike the last one
     skip[:, 1:2] = 0
-    skip[:, 3::2][labels[:, 1:] != labels[:, :-1]] = 0
+    skip[:, 3::2][targets[:, 1:] != targets[:, :-1]] = 0
 
     # Two states more in front, never reached again: every path is in the second of them before the first step.
     alpha = np.full((T + 1, B, N + 2), -np.inf)
@@ -293,7 +296,7 @@ def _alignments(log_p, labels, lengths, label_counts, blank):
         alpha[t + 1, :, 2:] = emitted[t] + np.logaddexp(
             np.logaddexp(before[:, 2:], before[:, 1:-1]), before[:, :-2] + skip
         )
-    b, last = np.arange(B), 2 * label_counts + 2  # the blank after the last label; or that label
+    b, last = np.arange(B), 2 * counts + 2  # the blank after the last class; or that class
     log_likelihood = np.logaddexp(alpha[lengths, b, last], alpha[lengths, b, last - 1])
 
     final = np.full((B, N + 2), -np.inf)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _checks, _config, _kernels
-from ._parameters import Parametrised, Params, same_names
+from ._parameters import Parametrised, Params, SoleWriter, same_names
 from ._types import Array
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "clip_grad_value"]
@@ -80,19 +80,17 @@ class Optimizer:
         if not isinstance(grads, (list, tuple)) or len(grads) != len(self._layers):
             wanted = "a dict" if self._single else f"a list of {len(self._layers)} dicts, one per layer"
             raise TypeError(f"grads: expected {wanted}, got {_checks._kind(grads)}")
+        ours = [layer for layer in self._layers if isinstance(layer, Parametrised)]
+        others = [layer for layer in self._layers if not isinstance(layer, Parametrised)]
         with contextlib.ExitStack() as stack:  # an error leaves every layer as it was
-            # One order for all optimisers: two that share layers would else wait for each other for ever.
-            drafts = {id(layer): stack.enter_context(_writing(layer)) for layer in sorted(self._layers, key=id)}
+            drafts = {id(layer): stack.enter_context(layer.edit()) for layer in sorted(others, key=id)}
+            stack.enter_context(SoleWriter([part for layer in ours for part in layer._parts()], "step"))
             rule = self._rule(self._steps + 1)
-            weights = [self._moved(i, rule, given) for i, given in enumerate(grads)]
-            replaced = []
-            for layer, new in zip(self._layers, weights, strict=True):
-                draft = drafts[id(layer)]
-                if draft is None:
-                    replaced.append((layer, layer._snapshot_of(new)))
-                else:
-                    draft.update(new)
-            for layer, snapshot in replaced:
+            weights = {id(layer): self._moved(i, rule, grads[i]) for i, layer in enumerate(self._layers)}
+            for layer in others:
+                drafts[id(layer)].update(weights[id(layer)])
+            snapshots = [layer._snapshot_of(weights[id(layer)]) for layer in ours]
+            for layer, snapshot in zip(ours, snapshots, strict=True):
                 layer._snapshot = snapshot
             self._moments, self._next = self._next, self._moments
             self._steps += 1
@@ -412,20 +410,21 @@ def clip_grad_value(grads: Grads, clip_value: float) -> None:
 
 def _norm(arrays):
     """The Euclidean norm over all arrays, in float64; scaled where the plain squares overflow or vanish."""
+    if not arrays:
+        return 0.0
+    flat = np.concatenate(arrays, axis=None, dtype=np.float64)
     with np.errstate(all="ignore"):
-        total = sum(_sum_of_squares(g) for g in arrays)
+        total = _sum_of_squares(flat)
         if 1e-280 < total < math.inf:
             return math.sqrt(total)
-        peak = float(np.max([np.abs(g).max(initial=0) for g in arrays], initial=0))
+        peak = float(np.abs(flat).max(initial=0))
         if peak == 0 or not math.isfinite(peak):
             return peak
-        return peak * math.sqrt(sum(_sum_of_squares(g, peak) for g in arrays))
+        flat /= peak
+        return peak * math.sqrt(_sum_of_squares(flat))
 
 
-def _sum_of_squares(g, unit=1.0):
-    flat = g.ravel().astype(np.float64)
-    if unit != 1.0:
-        flat /= unit
+def _sum_of_squares(flat):
     return float(np.einsum("i,i", flat, flat))  # not np.dot: its threads spin, and a busy machine stands still
 
 
@@ -434,7 +433,7 @@ def _arrays(grads):
     single = isinstance(grads, Mapping)
     if not single and not isinstance(grads, (list, tuple)):
         raise TypeError(f"grads: expected a dict of arrays or a list of such dicts, got {_checks._kind(grads)}")
-    arrays, seen = [], []
+    arrays = []
     for i, given in enumerate([grads] if single else grads):
         where = "grads" if single else f"grads[{i}]"
         if not isinstance(given, Mapping):
@@ -445,12 +444,13 @@ def _arrays(grads):
                 raise TypeError(f"{name}: expected an array of float32 or float64, got {_checks._kind(g)}")
             if not g.flags.writeable:
                 raise ValueError(f"{name}: expected a writable array, got a read-only one")
-            for other_name, other in seen:
-                if other is g or _checks.overlap(other, g):
-                    raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other_name}")
-            seen.append((name, g))
-            arrays.append(g)
-    return arrays
+            arrays.append((name, g))
+    owners = {id(g) for _, g in arrays if g.flags.owndata}  # such an array shares memory with itself and views only
+    for i, (name, g) in enumerate(arrays if len(owners) < len(arrays) else ()):
+        for other_name, other in arrays[:i]:
+            if other is g or _checks.overlap(other, g):
+                raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other_name}")
+    return [g for _, g in arrays]
 
 
 def _is_layer(value):
@@ -475,11 +475,6 @@ def _zeros(count, i, layer):
         shown = ", ".join(sorted(map(str, dtypes))) or "no weights"
         raise TypeError(f"layers[{i}]: expected weights of one dtype, float32 or float64, got {shown}")
     return np.zeros((count, sum(w.size for w in layer.params.values())), *dtypes)
-
-
-def _writing(layer):
-    """The right to change the layer's weights: gives None, or what `edit` of another kind of layer hands out."""
-    return layer._sole_writer("step") if isinstance(layer, Parametrised) else layer.edit()
 
 
 def _option(label, name, value):

@@ -67,7 +67,9 @@ class Pooling:
                 inside = ~past_the_ends(n, T)[:, :, None]
                 y = (x.sum(axis=0, dtype=np.float64, where=inside) / np.maximum(n, 1)[:, None]).astype(x.dtype)
             else:
-                if self.mode == "last":
+                if self.mode == "last" and ends is None and not self.bidirectional:
+                    at = T - 1
+                elif self.mode == "last":
                     at = np.maximum(n - 1, 0), np.arange(B)
                     if self.bidirectional:
                         steps = np.repeat(at[0][:, None], H, axis=1)
@@ -76,8 +78,9 @@ class Pooling:
                 else:
                     largest = np.where(past_the_ends(n, T)[:, :, None], -np.inf, x).argmax(axis=0)
                     at = largest, np.arange(B)[:, None], np.arange(H)
-                y = x[at]
-                y[n == 0] = 0
+                y = x[at].copy()
+                if ends is not None:
+                    y[n == 0] = 0
         return y if batched else y[0], Tape(self, (x.shape, x.dtype, n, at, batched))
 
     def backward(
@@ -90,7 +93,8 @@ class Pooling:
         shape, dtype, n, at, batched = kept(tape, self)
         dy = check.array("dy", dy, dtype, shape[1:] if batched else shape[2:]).reshape(shape[1:])
         dx = np.zeros(shape, dtype)
-        dy = np.where(n[:, None] == 0, dtype.type(0), dy)
+        if not n.all():
+            dy = np.where(n[:, None] == 0, dtype.type(0), dy)
         with np.errstate(all="ignore"):
             if at is None:
                 dx[:] = dy / np.maximum(n, 1).astype(dtype)[:, None]

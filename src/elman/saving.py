@@ -9,6 +9,11 @@ A checkpoint of training has the moments of the optimiser too, as "optimizer." +
 
     {"version": 2, "model": ..., "optimizer": {"class": "Adam", "options": {"lr": 1e-3, ...}, "step": 120}, "epoch": 3}
 
+and, if there is such a thing, what a ReduceLROnPlateau and callbacks remember; their arrays are named "memory." + the
+place in this list + their own name:
+
+    {"version": 3, ..., "memory": [{"class": "EarlyStopping", "state": {"best": 0.25, "best_epoch": 2}}, ...]}
+
 A class is one of a fixed table, an argument one of its constructor's: null, true, false, a number, a string, an array
 of such, or another description. Nothing else can be said, so a file can build a layer and an optimiser over it, and do
 nothing more.
@@ -20,7 +25,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +36,7 @@ from ._options import FORMS
 from ._safetensors import Entry, Reader, shown, write
 from .activation import Activation
 from .attention import AdditiveAttention, DotAttention
+from .callbacks import Callback
 from .cells import AUGRU, MGU, QRNN, SLSTM, SRU, CfC, IndRNN, Jordan, MinGRU, MinLSTM
 from .dense import Dense
 from .dropout import Dropout
@@ -39,6 +45,7 @@ from .esn import ESN
 from .layers import GRU, LSTM, RNN
 from .optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from .pooling import Pooling
+from .schedules import ReduceLROnPlateau
 from .seq2seq import Seq2Seq
 from .sequential import Sequential
 from .tdnn import TDNN
@@ -46,8 +53,12 @@ from .tdnn import TDNN
 __all__ = ["load", "load_checkpoint", "read_params", "save", "save_checkpoint", "save_params"]
 
 # What the description holds, by version; a layer alone stays readable for a program that knows only the first.
-VERSIONS = {1: ("version", "model"), 2: ("version", "model", "optimizer", "epoch")}
-OPTIMIZER = "optimizer."  # what the names of an optimiser's arrays begin with; no weight's name does
+VERSIONS = {
+    1: ("version", "model"),
+    2: ("version", "model", "optimizer", "epoch"),
+    3: ("version", "model", "optimizer", "epoch", "memory"),
+}
+OPTIMIZER, MEMORY = "optimizer.", "memory."  # what the names of their arrays begin with; no weight's name does
 DEEPEST = 32  # descriptions and arrays within each other
 
 
@@ -111,7 +122,8 @@ def save(path: str | os.PathLike[str], layer: Any) -> None:
     """Keep a layer, or a model made of layers: what it is and its weights, in one safetensors file.
 
     path : where to; a file that is there is replaced at the end, whole or not at all.
-    layer : an RNN, LSTM, GRU, Dense, Embedding, TDNN, AdditiveAttention, or a Sequential or Seq2Seq.
+    layer : an RNN, LSTM, GRU, Dense, Embedding, TDNN, AdditiveAttention, a layer without weights such as Pooling, or a
+        Sequential or Seq2Seq.
 
     Not kept: the state of the generator that draws dropout's masks, and optimisers (see `save_checkpoint`). The same
     layer gives the same bytes. The weights are named as in `params`, so PyTorch can load a layer's file too:
@@ -123,7 +135,7 @@ def save(path: str | os.PathLike[str], layer: Any) -> None:
     >>> elman.save("lstm.safetensors", lstm)
     """
     description = {"version": 1, "model": _described("layer", layer, set())}
-    _write(path, dict(layer.params), description)
+    _write(path, _params(layer), description)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -141,7 +153,15 @@ def load(path: str | os.PathLike[str]) -> Any:
         return _model(file, _description(file))
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: Any, optimizer: Optimizer, epoch: int) -> None:
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: Any,
+    optimizer: Optimizer,
+    epoch: int,
+    *,
+    lr: Any = None,
+    callbacks: Sequence[Callback] = (),
+) -> None:
     """Keep a training: the model, the state of its optimiser and where it is, in one safetensors file.
 
     path : where to; a file that is there is replaced at the end, whole or not at all.
@@ -149,9 +169,11 @@ def save_checkpoint(path: str | os.PathLike[str], model: Any, optimizer: Optimiz
     optimizer : an SGD, RMSprop, Adam or AdamW over this model, `elman.Adam(model)`.
     epoch : how many epochs are done, 0 or above: the initial_epoch of the `fit` that goes on.
 
-    Not kept: what a `ReduceLROnPlateau` (which has a `state_dict` of its own) or a callback remembers.
+    lr, callbacks : as given to `fit`. What a ReduceLROnPlateau, an EarlyStopping, a Checkpoint and any callback with a
+        `state_dict` of its own remember is kept too.
 
-    TypeError: another kind of model or optimiser. ValueError: an optimiser over other layers, or what `save` refuses.
+    TypeError: another kind of model, optimiser or callback, or one that remembers what is no number and no array of
+    floats. ValueError: an optimiser over other layers, or what `save` refuses.
     OSError: the file cannot be written. After an error the path is as it was.
 
     >>> elman.save_checkpoint("training.safetensors", model, adam, epoch=10)
@@ -164,20 +186,43 @@ def save_checkpoint(path: str | os.PathLike[str], model: Any, optimizer: Optimiz
         "optimizer": {"class": type(optimizer).__name__, "options": options, "step": state["step"]},
         "epoch": check.integer("epoch", epoch, 0, 2**62),
     }
-    moments = {OPTIMIZER + name: a for name, a in state.items() if name != "step" and name not in options}
-    _write(path, {**model.params, **moments}, description)
+    arrays = {OPTIMIZER + name: a for name, a in state.items() if name != "step" and name not in options}
+    memory = []
+    for i, one in enumerate(_remembering(lr, callbacks)):
+        name, kept = type(one).__name__, {}
+        for key, value in one.state_dict().items():
+            if isinstance(value, np.ndarray) and value.ndim:
+                arrays[f"{MEMORY}{i}.{key}"] = check.floats(f"{name}: {key}", value)
+            else:
+                kept[key] = _number(f"{name}: {key}", value)
+        memory.append({"class": name, "state": kept})
+    if memory:
+        description |= {"version": 3, "memory": memory}
+    _write(path, {**model.params, **arrays}, description)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Any, Optimizer, int]:
+def load_checkpoint(
+    path: str | os.PathLike[str], *, lr: ReduceLROnPlateau | None = None, callbacks: Sequence[Callback] = ()
+) -> tuple[Any, Optimizer, int]:
     """The training that `save_checkpoint`, or a `Checkpoint` with an optimiser, kept: (model, optimizer, epoch).
 
     `fit` goes on with them bit for bit as if it had never ended, given the same data, seed and other arguments.
 
-    The file is checked as by `load`. ValueError, OSError: as there; also for a file of `save`, which has no optimiser.
+    lr, callbacks : for the `fit` that goes on, made anew with the same arguments: each one gets the memory of its
+        counterpart, the callbacks of a class in their order. What the training had else is left in the file.
+
+    The file is checked as by `load`. ValueError, OSError: as there; also for a file of `save`, which has no optimiser,
+    and where the training had no counterpart. TypeError: another kind of lr or callback.
 
     >>> model, adam, epoch = elman.load_checkpoint("training.safetensors")
     >>> model.fit(x, y, loss="huber", optimizer=adam, epochs=50, initial_epoch=epoch, seed=0)
+
+    >>> plateau, stopping = ReduceLROnPlateau(1e-2), EarlyStopping(10)
+    >>> model, adam, epoch = elman.load_checkpoint("training.safetensors", lr=plateau, callbacks=[stopping])
     """
+    if not isinstance(lr, (ReduceLROnPlateau, type(None))):
+        raise TypeError(f"lr: expected None or a ReduceLROnPlateau, got {lr!r}")
+    remembering = _remembering(lr, callbacks)
     with Reader(path) as file:
         description = _description(file)
         if "optimizer" not in description:
@@ -186,7 +231,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Any, Optimizer, int]:
         if type(epoch) is not int or epoch < 0:
             file.refuse(f"epoch: expected a whole number of at least 0, got {shown(epoch)}")
         model = _model(file, description)
-        return model, _optimizer(file, description["optimizer"], model), epoch
+        optimizer = _optimizer(file, description["optimizer"], model)
+        _remind(file, description.get("memory", []), remembering)
+        return model, optimizer, epoch
 
 
 def save_params(path: str | os.PathLike[str], params: Mapping[str, ArrayLike]) -> None:
@@ -237,7 +284,7 @@ def _description(file: Reader) -> dict[str, Any]:
         file.refuse(f"description: expected version and model, got {shown(description)}")
     version = description["version"]
     if type(version) is not int or version not in VERSIONS:
-        file.refuse(f"expected format version 1 or 2, got {shown(version)}: of a newer elman, or damaged")
+        file.refuse(f"expected format version 1 to {max(VERSIONS)}, got {shown(version)}: of a newer elman, or damaged")
     if description.keys() != set(VERSIONS[version]):
         file.refuse(f"description: expected {' and '.join(VERSIONS[version])}, got {shown(description)}")
     for name, entry in file.entries.items():
@@ -248,12 +295,13 @@ def _description(file: Reader) -> dict[str, Any]:
 
 def _model(file: Reader, description: dict[str, Any]) -> Any:
     """The layer with its weights."""
-    of_optimizer = "optimizer" in description
-    entries = {n: e for n, e in file.entries.items() if not (of_optimizer and n.startswith(OPTIMIZER))}
+    others = tuple(prefix for prefix in (OPTIMIZER, MEMORY) if prefix.rstrip(".") in description)
+    entries = {name: entry for name, entry in file.entries.items() if not name.startswith(others)}
     layer = _Builder(file, entries).layer("model", description["model"], 0)
-    _check_entries(file, entries, layer.params, "weights of the layer")
+    _check_entries(file, entries, _params(layer), "weights of the layer")
     try:
-        layer.load_params({name: file.read(name) for name in entries})
+        if entries:
+            layer.load_params({name: file.read(name) for name in entries})
     except (TypeError, ValueError) as error:  # a weight that is not finite
         file.refuse(str(error))
     return layer
@@ -285,6 +333,63 @@ def _optimizer(file: Reader, value: Any, model: Any) -> Optimizer:
     except (TypeError, ValueError) as error:  # a moment that is not finite
         file.refuse(f"{name}: {str(error)[:500]}")
     return optimizer
+
+
+def _remembering(lr: Any, callbacks: Any) -> list[Any]:
+    """What has a memory among these arguments of `fit`."""
+    if not isinstance(callbacks, (list, tuple)) or not all(isinstance(c, Callback) for c in callbacks):
+        raise TypeError(f"callbacks: expected a list of Callback, got {callbacks!r}")
+    plateaus = [lr] if isinstance(lr, ReduceLROnPlateau) else []
+    return plateaus + [each for each in callbacks if type(each).state_dict is not Callback.state_dict]
+
+
+def _remind(file: Reader, memory: Any, remembering: list[Any]) -> None:
+    """Gives each its memory."""
+    if not isinstance(memory, list):
+        file.refuse(f"memory: expected a list, got {shown(memory)}")
+    states: dict[str, dict[str, Any]] = {}  # by place
+    for i, each in enumerate(memory):
+        if not isinstance(each, dict) or each.keys() != {"class", "state"} or not isinstance(each["state"], dict):
+            file.refuse(f"memory: expected class and state, got {shown(each)}")
+        states[str(i)] = {name: _unpacked(file, value) for name, value in each["state"].items()}
+    for name in file.entries:
+        if name.startswith(MEMORY):
+            place, _, own = name.removeprefix(MEMORY).partition(".")
+            if place not in states or own in states[place]:
+                file.refuse(f"{shown(name)}: expected an array of what is remembered")
+            states[place][own] = file.read(name)
+    left = [(each["class"], state) for each, state in zip(memory, states.values())]
+    for one in remembering:
+        name, kinds = type(one).__name__, [kind for kind, _ in left]
+        if name not in kinds:
+            had = ", ".join(map(shown, kinds)) or "nothing"
+            file.refuse(f"lr, callbacks: expected what the training had and the file remembers, {had}, got {name}")
+        _, state = left.pop(kinds.index(name))
+        try:
+            one.load_state_dict(state)
+        except (TypeError, ValueError) as error:
+            file.refuse(f"{name}: {str(error)[:500]}")
+
+
+def _number(where: str, value: Any) -> Any:
+    """What JSON can hold of a number, or None; what is not finite as a string."""
+    value = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 else value
+    if not isinstance(value, (bool, int, float, type(None))):
+        raise TypeError(f"{where}: expected a number, None or an array of floats, got {check._kind(value)}")
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _unpacked(file: Reader, value: Any) -> Any:
+    """What `_number` was given."""
+    if value in ("nan", "inf", "-inf"):
+        return float(value)
+    if not isinstance(value, (bool, int, float, type(None))):
+        file.refuse(f"memory: expected a number, got {shown(value)}")
+    return value
+
+
+def _params(layer: Any) -> dict[str, np.ndarray]:
+    return dict(getattr(layer, "params", {}))
 
 
 def _described(where: str, layer: Any, seen: set[int]) -> dict[str, Any]:

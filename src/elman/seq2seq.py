@@ -25,7 +25,7 @@ from ._parameters import Parametrised
 from .attention import AdditiveAttention, DotAttention
 from .dense import Dense
 from .embedding import Embedding
-from .sequential import Composite, Sequential, placed
+from .sequential import Composite, Placed, Sequential
 
 __all__ = ["Seq2Seq"]
 
@@ -75,7 +75,7 @@ class _Pairs(training._Sequences):
         target, n = self._target(indices)
         return model(inputs, target, source_lengths=lengths, target_lengths=n), n + 1
 
-    def labels(self, indices):
+    def unaligned(self, indices):
         raise ValueError("loss: expected one with a target for every step for a Seq2Seq, got ctc")
 
     def _target(self, indices):
@@ -167,6 +167,13 @@ class Seq2Seq(Composite):
         self.teacher_forcing = teacher_forcing
         self._rng = np.random.default_rng(None if seed is None else check.integer("seed", seed, 0))
         self._drawing = ForkSafeLock()
+        parts = {"encoder": self.encoder, "decoder": self.decoder, "attention": attention, "output": self.output}
+        self._weighted = []
+        for name, part in parts.items():
+            if isinstance(part, Sequential):
+                self._weighted += [(f"{name}.{i}", layer) for i, layer in part._weighted]
+            elif isinstance(part, Parametrised):
+                self._weighted.append((name, part))
         self._fixed = frozenset(("encoder", "decoder", "output", "attention", "start", "end", "dtype"))
 
     @property
@@ -212,13 +219,13 @@ class Seq2Seq(Composite):
         target, ends = self._checked_target(target, target_lengths)
         source_lengths = self._checked_source(source, source_lengths, target.shape[1])
         memory, state = self._encoded(source, source_lengths)
-        with placed("decoder"):
+        with Placed("decoder"):
             features, weights = self.decoder(self._fed(target), state, lengths=ends), None
         if self.attention is not None:
-            with placed("attention"):
+            with Placed("attention"):
                 context, weights = self.attention(features, memory, lengths=source_lengths, return_weights=True)
             features = np.concatenate([context, features], axis=-1)
-        with placed("output"):
+        with Placed("output"):
             logits = self.output(features, lengths=ends)
         return (logits, weights) if return_weights else logits
 
@@ -248,20 +255,20 @@ class Seq2Seq(Composite):
         target, ends = self._checked_target(target, target_lengths)
         source_lengths = self._checked_source(source, source_lengths, target.shape[1])
         own = self._drawn(target.shape, rng)
-        with placed("encoder"):
+        with Placed("encoder"):
             memory, encoder_tape = self.encoder.forward(source, lengths=source_lengths, rng=rng)
         state = self._bridged(encoder_tape.state)
         fed = self._fed(target)
         if own is not None:
             self._mix_in(fed, own, state, memory, source_lengths)
-        with placed("decoder"):
+        with Placed("decoder"):
             features, decoder_tape = self.decoder.forward(fed, state, lengths=ends, rng=rng)
         attention_tape = None
         if self.attention is not None:
-            with placed("attention"):
+            with Placed("attention"):
                 context, attention_tape = self.attention.forward(features, memory, lengths=source_lengths)
             features = np.concatenate([context, features], axis=-1)
-        with placed("output"):
+        with Placed("output"):
             logits, output_tape = self.output.forward(features, lengths=ends, rng=rng)
         return logits, Tape(self, encoder_tape, decoder_tape, attention_tape, output_tape, memory)
 
@@ -284,29 +291,22 @@ class Seq2Seq(Composite):
             raise ValueError(f"tape: expected one of this model, got one of another, {tape._model!r}")
         if grads is not None:
             self._checked_grads(grads, (("dlogits", dlogits),) if isinstance(dlogits, np.ndarray) else ())
-        new: dict[str, np.ndarray] = {}
-
-        def add(part: str, found: Mapping[str, np.ndarray]) -> None:
-            new.update({f"{part}.{name}": g for name, g in found.items()})
-
-        with placed("output"):
-            d, _, found = self.output._backward(tape._output, dlogits)
-        add("output", found)
+        found: dict[str, Mapping[str, np.ndarray]] = {}  # the last part first
+        with Placed("output"):
+            d, _, found["output"] = self.output._backward(tape._output, dlogits)
         if self.attention is None:
             dmemory = np.zeros_like(tape._memory)
         else:
             M = tape._memory.shape[2]
             dcontext, d = d[..., :M], d[..., M:]
-            with placed("attention"):
-                dquery, dmemory, found = self.attention.backward(tape._attention, dcontext)
+            with Placed("attention"):
+                dquery, dmemory, found["attention"] = self.attention.backward(tape._attention, dcontext)
             d = d + dquery
-            add("attention", found)
-        with placed("decoder"):
-            _, dstate, found = self.decoder._backward(tape._decoder, d)
-        add("decoder", found)
-        with placed("encoder"):
-            dsource, _, found = self.encoder._backward(tape._encoder, dmemory, self._bridged_back(dstate))
-        add("encoder", found)
+        with Placed("decoder"):
+            _, dstate, found["decoder"] = self.decoder._backward(tape._decoder, d)
+        with Placed("encoder"):
+            dsource, _, found["encoder"] = self.encoder._backward(tape._encoder, dmemory, self._bridged_back(dstate))
+        new = {f"{part}.{name}": g for part in reversed(found) for name, g in found[part].items()}
         return dsource, self._accumulated(grads, new)
 
     def labels(
@@ -431,16 +431,6 @@ class Seq2Seq(Composite):
         other.__setstate__(state)
         return other
 
-    def _weighted(self) -> list[tuple[str, Parametrised]]:
-        found = []
-        for part in ("encoder", "decoder", "attention", "output"):
-            value = getattr(self, part)
-            if isinstance(value, Sequential):
-                found += [(f"{part}.{i}", layer) for i, layer in value._weighted()]
-            elif isinstance(value, Parametrised):
-                found.append((part, value))
-        return found
-
     def __getstate__(self) -> dict[str, Any]:
         names = ("encoder", "decoder", "output", "attention", "start", "end", "teacher_forcing")
         with self._drawing.held():
@@ -468,7 +458,7 @@ class Seq2Seq(Composite):
         first, last = self.decoder.layers[0], self.output.layers[-1]
         if not isinstance(first, Embedding):
             raise ValueError(f"decoder: expected Embedding as its first layer, got {first!r}")
-        with placed("decoder"):
+        with Placed("decoder"):
             self.decoder._check_streams("decode")
         if any(takes & {"state", "lengths"} for takes in self.output._takes):
             raise ValueError(f"output: expected layers for each step by itself, got {self.output!r}")
@@ -539,7 +529,7 @@ class Seq2Seq(Composite):
 
     def _encoded(self, source: Any, lengths: np.ndarray | None) -> tuple[np.ndarray, tuple[Any, ...]]:
         """The memory and the decoder's first state."""
-        with placed("encoder"):
+        with Placed("encoder"):
             memory, state = self.encoder(source, lengths=lengths, return_state=True)
         return memory, self._bridged(state)
 
@@ -565,13 +555,13 @@ class Seq2Seq(Composite):
 
     def _next(self, token, state, remembered):
         """One step: token (K, B) -> logits (K, B, V). The state, of K * B sequences, is changed in place."""
-        with placed("decoder"):
+        with Placed("decoder"):
             h = self.decoder.step(token.reshape(-1), state)
         features = h.reshape(*token.shape, h.shape[1])
         if self.attention is not None:
             context, *_ = self.attention._attend(features, remembered)
             features = np.concatenate([context, features], axis=-1)
-        with placed("output"):
+        with Placed("output"):
             return self.output(features)
 
     def _bridged(self, states):
@@ -603,7 +593,7 @@ class Seq2Seq(Composite):
 def _sequential(name, value):
     if isinstance(value, Sequential):
         return value
-    with placed(name):
+    with Placed(name):
         return Sequential(value)
 
 

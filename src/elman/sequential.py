@@ -7,8 +7,7 @@ the signature of its `forward`; a layer that takes a state returns one, and only
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
 from . import training
+from ._blocks import past_the_ends
 from ._parameters import Parametrised, Params
 from .activation import Activation
 from .dropout import Dropout
@@ -43,10 +43,10 @@ class Tape:
 
 
 class Composite(Parametrised):
-    """A model whose weights are those of its layers: the subclass says in `_weighted` which, and under what names."""
+    """A model whose weights are those of its layers: the subclass says in `_weighted` which, and under what names,
+    once and in the order of the names in what `backward` returns."""
 
-    def _weighted(self) -> list[tuple[str, Parametrised]]:
-        raise NotImplementedError
+    _weighted: list[tuple[str, Parametrised]]
 
     @property
     def params(self) -> Params:
@@ -55,30 +55,27 @@ class Composite(Parametrised):
         >>> model.params["0.weight_ih_l0"].shape
         (256, 12)
         """
-        return Params({f"{i}.{name}": a for i, layer in self._weighted() for name, a in layer.params.items()})
+        return Params({f"{i}.{name}": a for i, layer in self._weighted for name, a in layer.params._arrays.items()})
 
-    @contextmanager
-    def _sole_writer(self, who: str) -> Iterator[None]:
-        with ExitStack() as stack:
-            # One order for all writers: two that share layers would else wait for each other for ever.
-            for layer in sorted((layer for _, layer in self._weighted()), key=id):
-                stack.enter_context(layer._sole_writer(who))
-            yield
+    def _parts(self) -> list[Parametrised]:
+        return [layer for _, layer in self._weighted]
 
     def _snapshot_of(self, params: dict[str, np.ndarray]) -> Any:
         """One snapshot for each layer with weights."""
-        return [
-            layer._snapshot_of({name: params[f"{i}.{name}"] for name in layer.params}) for i, layer in self._weighted()
-        ]
+        arrays = iter(params.values())
+        return [layer._snapshot_of(dict(zip(layer.params._arrays, arrays))) for _, layer in self._weighted]
 
     @property
     def _snapshot(self) -> Any:
-        return [layer._snapshot for _, layer in self._weighted()]
+        return [layer._snapshot for _, layer in self._weighted]
 
     @_snapshot.setter
     def _snapshot(self, snapshots: Any) -> None:
-        for (_, layer), snapshot in zip(self._weighted(), snapshots):
+        for (_, layer), snapshot in zip(self._weighted, snapshots):
             layer._snapshot = snapshot
+
+    def _accumulated(self, grads: MutableMapping | None, new: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return new if grads is None else super()._accumulated(grads, new)
 
 
 class Sequential(Composite):
@@ -138,6 +135,8 @@ class Sequential(Composite):
         self.layers = tuple(layers)
         self.dtype = dtypes[0] if dtypes else check.FLOATS[0]
         self._takes = takes
+        self._weighted = [(str(i), layer) for i, layer in enumerate(layers) if isinstance(layer, Parametrised)]
+        self._places = [Placed(f"layers[{i}], {type(layer).__name__}") for i, layer in enumerate(layers)]
         self._fixed = frozenset(("layers", "dtype"))
 
     def __repr__(self) -> str:
@@ -181,7 +180,7 @@ class Sequential(Composite):
         final = []
         for i, layer in enumerate(self.layers):
             options = {"lengths": lengths} if "lengths" in self._takes[i] else {}
-            with self._place(i):
+            with self._places[i]:
                 if "state" in self._takes[i]:
                     x, state_i = layer(x, next(states), **options)
                     final.append(state_i)
@@ -211,11 +210,11 @@ class Sequential(Composite):
             rng = np.random.default_rng(check.integer("rng", rng, 0))
         x, past = self._entered(x, lengths)
         states = iter(self._states(state))
+        given = {"lengths": lengths, "rng": rng}
         final, tapes = [], []
         for i, layer in enumerate(self.layers):
-            given = {"lengths": lengths, "rng": rng}
-            options = {name: value for name, value in given.items() if name in self._takes[i]}
-            with self._place(i):
+            options = {name: given[name] for name in self._takes[i] if name in given}
+            with self._places[i]:
                 if "state" in self._takes[i]:
                     x, state_i, tape = layer.forward(x, next(states), **options)
                     final.append(state_i)
@@ -252,14 +251,14 @@ class Sequential(Composite):
     def _backward(self, tape: Tape, dy: Any, dstate: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...], Any]:
         """dx, the gradient by the initial states, and by every weight. dstate : by the final states, or ()."""
         d: Any = dy if tape._past is None or self._pools else self._zeroed("dy", dy, tape._past)
-        final, initial, new = list(dstate), [], {}
+        final, initial, found = list(dstate), [], []
         for i in reversed(range(len(self.layers))):
             given = {"dstate": final.pop()} if dstate and "state" in self._takes[i] else {}
-            with self._place(i):
+            with self._places[i]:
                 d, *dstate_i, layer_grads = self.layers[i].backward(tape._tapes[i], d, **given)
             initial[:0] = dstate_i
-            new.update({f"{i}.{name}": g for name, g in layer_grads.items()})
-        return d, tuple(initial), new
+            found.append((i, layer_grads))
+        return d, tuple(initial), {f"{i}.{name}": g for i, grads in reversed(found) for name, g in grads.items()}
 
     def zero_state(self, batch: int | None = None) -> tuple[Any, ...]:
         """A state of zeros for `step`, a call or `forward`: the `zero_state(batch)` of each recurrent layer.
@@ -286,7 +285,7 @@ class Sequential(Composite):
         states = iter(self._states(state))
         x: Any = x_t
         for i, layer in enumerate(self.layers):
-            with self._place(i):
+            with self._places[i]:
                 x = layer.step(x, next(states)) if "state" in self._takes[i] else layer(x)
         return x
 
@@ -303,9 +302,6 @@ class Sequential(Composite):
         """A copy of the model that works in another dtype, float32 or float64."""
         dtype = check.dtype_of("dtype", dtype)
         return Sequential([x.astype(dtype) if isinstance(x, Parametrised) else copy.deepcopy(x) for x in self.layers])
-
-    def _weighted(self) -> list[tuple[str, Parametrised]]:
-        return [(str(i), layer) for i, layer in enumerate(self.layers) if isinstance(layer, Parametrised)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"layers": self.layers}
@@ -330,7 +326,7 @@ class Sequential(Composite):
         return any(isinstance(layer, Pooling) for layer in self.layers)
 
     def _entered(self, x, lengths):
-        """x for the first layer, and where the sequences have ended, (T, B), or (T,) without a batch."""
+        """x for the first layer, and where the sequences have ended, (T, B), or (T,) without a batch; None: nowhere."""
         if lengths is None:
             return x, None
         shape, _ = check.shape_and_dtype("x", x)
@@ -339,7 +335,10 @@ class Sequential(Composite):
         else:
             if len(shape) < 2:
                 raise ValueError(f"x: expected shape (T, B, ...) with lengths of several sequences, got {shape}")
-            past = np.arange(shape[0])[:, None] >= check.lengths("lengths", lengths, *shape[:2])
+            ends = check.lengths("lengths", lengths, *shape[:2])
+            if (ends == shape[0]).all():
+                return x, None
+            past = past_the_ends(ends, shape[0])
         return (x if "lengths" in self._takes[0] else self._zeroed("x", x, past)), past
 
     def _zeroed(self, name, value, past):
@@ -372,12 +371,6 @@ class Sequential(Composite):
                 raise ValueError(
                     f"{who}: layers[{i}], {layer!r}, needs the whole sequence and cannot go on from a state"
                 )
-
-    @contextmanager
-    def _place(self, i):
-        """Errors of layer i say so."""
-        with placed(f"layers[{i}], {type(self.layers[i]).__name__}"):
-            yield
 
 
 def _check_features(layers: Sequence[Any]) -> tuple[int | None, int | None]:
@@ -413,12 +406,17 @@ def _size(layer: Any, *names: str) -> int | None:
     return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
 
 
-@contextmanager
-def placed(where: str) -> Iterator[None]:
-    """Errors say where in a model they come from."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        if type(error) not in (ValueError, TypeError):
-            raise
-        raise type(error)(f"{where}: {error}") from error
+class Placed:
+    """`with` it, errors say where in a model they come from."""
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str):
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *trace: object) -> None:
+        if kind in (ValueError, TypeError):
+            raise kind(f"{self._where}: {error}") from error

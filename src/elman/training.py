@@ -119,7 +119,7 @@ def fit(
         batch_size: sequences per step.
         validation_data: (x, y) to evaluate after each epoch.
         metrics: names in `elman.metrics`, or functions (prediction, target) -> float, given lengths= like the loss.
-        callbacks: see `Callback`, `EarlyStopping`.
+        callbacks: see `Callback`, `EarlyStopping`. After an epoch a `Checkpoint` has its turn behind all others.
         lr: sets the learning rate: a number; a function of the epoch or step (see `elman.schedules`); or a
             `ReduceLROnPlateau`, which is shown "val_loss", or "loss" without validation data. None leaves it.
         lr_interval: what a function lr counts, from 0: "epoch", or "step", `optimizer.steps`, for a warm-up.
@@ -136,7 +136,7 @@ def fit(
 
     With a seed, the same call gives the same bits, whatever the number of threads. Each epoch's random numbers depend
     on the seed and its number only, so `fit(epochs=2)` and then `fit(epochs=5, initial_epoch=2)` with the same
-    optimizer and seed is `fit(epochs=5)`, bit for bit, unless a callback restored older weights in between.
+    optimizer, seed and callbacks is `fit(epochs=5)`, bit for bit, unless a callback restored older weights in between.
 
     With `comm` every rank calls fit with the same arguments, x and y included (an array of `numpy.load(mmap_mode="r")`
     is read only where it is used). Each batch has batch_size sequences per rank; each rank takes its share, and one
@@ -180,7 +180,7 @@ def fit(
     if tbptt is not None:
         tbptt = check.integer("tbptt", tbptt, 1)
         model._check_streams("tbptt")
-        if not data.timed or objective.labels:
+        if not data.timed or not objective.aligned:
             raise ValueError("tbptt: expected an x with a time axis, and a loss with a target for every step")
     check.boolean("shuffle", shuffle)
     seed = np.random.SeedSequence().entropy if seed is None else check.integer("seed", seed, 0)
@@ -196,11 +196,14 @@ def fit(
         names += tuple(f"val_{name}" for name in objective.names)
     for callback in callbacks:
         callback.on_train_begin(model, initial_epoch, names)
-        if isinstance(callback, Checkpoint) and callback.optimizer not in (None, optimizer):
-            raise ValueError(
-                "callbacks: Checkpoint: optimizer: expected the one that fit steps, got another over the same model: "
-                "give one object to both, fit(..., optimizer=adam, callbacks=[Checkpoint(..., optimizer=adam)])"
-            )
+        if isinstance(callback, Checkpoint):
+            if callback.optimizer not in (None, optimizer):
+                raise ValueError(
+                    "callbacks: Checkpoint: optimizer: expected the one that fit steps, got another over the same "
+                    "model: give one object to both, fit(..., optimizer=adam, callbacks=[Checkpoint(..., "
+                    "optimizer=adam)])"
+                )
+            callback._keeps(lr, callbacks)
     if ranks.size > 1:
         same = {"x, y": data.checksum(), "validation_data": None if held_out is None else held_out.checksum()}
         same |= {"epochs": epochs, "initial_epoch": initial_epoch, "batch_size": batch_size, "shuffle": shuffle}
@@ -233,7 +236,9 @@ def fit(
         if verbose:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in ("grad_norm", "lr"))
             print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.perf_counter() - start:.1f} s", flush=True)
-        stop = any([callback.on_epoch_end(model, epoch, dict(logs)) for callback in callbacks])
+        # Checkpoints come last: they keep what the others have seen of this epoch.
+        by_turns = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+        stop = any([callback.on_epoch_end(model, epoch, dict(logs)) for callback in by_turns])
         if ranks.follow(model, optimizer, stop):
             break
     for callback in callbacks:
@@ -375,7 +380,7 @@ NOTHING = _Found(0.0, None, 0.0, 0)
 class _Objective:
     """The loss and the metrics.
 
-    labels : whether the loss is CTC, whose targets are not aligned with the steps: a list of label arrays.
+    aligned : whether there is a target for every step or one for a sequence; not so for CTC, which takes a list.
     averages : whether the loss is a mean, not a sum.
     """
 
@@ -384,7 +389,7 @@ class _Objective:
         self.metrics = _metrics(metrics)
         self.names = ("loss", *self.metrics)
         function, options = getattr(self.loss, "func", self.loss), getattr(self.loss, "keywords", {})  # of a partial
-        self.labels = function is losses.ctc
+        self.aligned = function is not losses.ctc
         self.averages = options.get("reduction") != "sum"
         self._class_weights = options.get("class_weights") if function is losses.softmax_cross_entropy else None
 
@@ -392,8 +397,8 @@ class _Objective:
         return {"loss": _Mean()} | {name: make() for name, make in self.metrics.items()}
 
     def targets(self, data, indices, prediction):
-        if self.labels:
-            return data.labels(indices)
+        if not self.aligned:
+            return data.unaligned(indices)
         y = data.targets(indices, per_step=data.timed and prediction.ndim == 3)
         # A prediction of one number may have a target without that axis. (The prediction may be that of a piece.)
         without = y.ndim == prediction.ndim - 1 and y.shape[1:] == prediction.shape[1:-1]
@@ -403,7 +408,7 @@ class _Objective:
         """Adds to the means of the metrics; what the loss has found."""
         per_step = prediction.ndim == 3
         lengths = lengths if per_step else None
-        if not per_step or self.labels:
+        if not (per_step and self.aligned):
             count = prediction.shape[-2]
         else:
             count = prediction.shape[0] * prediction.shape[1] if lengths is None else int(lengths.sum())
@@ -438,6 +443,8 @@ def _named(function):
 
 def _number(argument, function, wanted, value):
     """What the caller's function has returned, as a float."""
+    if type(value) is float:
+        return value
     if not hasattr(value, "__float__") or np.ndim(value):
         raise TypeError(f"{argument}: expected {_named(function)} to return {wanted}, got {check._kind(value)}")
     return float(value)
@@ -593,8 +600,8 @@ class _Sequences:
         y = self._checked[indices]
         return y.swapaxes(0, 1) if per_step else y
 
-    def labels(self, indices):
-        """A list of label arrays, for CTC."""
+    def unaligned(self, indices):
+        """The targets as they came, a list of arrays, for CTC."""
         return [self._y[i] for i in indices]
 
     def _checked_targets(self, per_step):
