@@ -460,6 +460,31 @@ def test_a_checkpoint_of_the_best_resumes(tmp_path):
     assert path.read_bytes() != raw
 
 
+def test_a_checkpoint_keeps_what_those_behind_it_have_seen(tmp_path):
+    """Two checkpoints, the one of every epoch in front: its file must know that the other one's last epoch was the
+    best, or the training that is resumed replaces the best by what is worse."""
+    last_path, best_path = tmp_path / "last.safetensors", tmp_path / "best.safetensors"
+    model = classifier()
+    adam = Adam(model)
+    last, best = Checkpoint(last_path, save_best_only=False, optimizer=adam), Checkpoint(best_path)
+    for _ in range(2):  # the second time with the same callbacks, and with the same numbers of epochs
+        train(1, model, optimizer=adam, callbacks=[last, best])
+        raw, resumed = best_path.read_bytes(), Checkpoint(best_path)
+        elman.load_checkpoint(last_path, callbacks=[Checkpoint(last_path), resumed])
+        assert (resumed.best, resumed.best_epoch) == (best.best, best.best_epoch) and best.best_epoch == 0
+        assert all(np.array_equal(w, model.params[name]) for name, w in elman.load(best_path).params.items())
+    resumed.on_train_begin(model, 1, ("loss",))
+    resumed.on_epoch_end(model, 1, {"loss": resumed.best + 0.1})
+    assert best_path.read_bytes() == raw
+
+
+def test_an_optimizer_over_more_than_the_model():
+    model = classifier()
+    for layers, words in (([model, Dense(2, 2)], "over other layers"), ([model], "over a list of it")):
+        with pytest.raises(ValueError, match=f"optimizer: expected one made over this model.*{words}"):
+            train(1, model, optimizer=Adam(layers))
+
+
 def test_best_weights_of_another_model():
     stopping = EarlyStopping(2)
     train(2, callbacks=[stopping])

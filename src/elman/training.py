@@ -699,10 +699,13 @@ def _optimizer(value, model):
         return value(model)
     if not hasattr(value, "step") or not hasattr(value, "lr"):
         raise TypeError(f"optimizer: expected an optimiser or its name, got {value!r}")
-    if not any(layer is model for layer in getattr(value, "_layers", (model,))):
-        raise ValueError(
-            "optimizer: expected one made over this model, as elman.Adam(model), got one over other layers"
-        )
+    layers, got = getattr(value, "_layers", (model,)), None
+    if len(layers) != 1 or layers[0] is not model:
+        got = "one over other layers"
+    elif not getattr(value, "_single", True):
+        got = "one over a list of it"
+    if got is not None:
+        raise ValueError(f"optimizer: expected one made over this model, as elman.Adam(model), got {got}")
     return value
 
 
