@@ -126,7 +126,7 @@ class EarlyStopping(_Watching):
         return epoch - self.best_epoch >= self.patience
 
     def on_train_end(self, model: Any) -> None:
-        if self._weights is not None:
+        if self.restore_best and self._weights is not None:  # a checkpoint's may come from one that restores
             model.load_params(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
