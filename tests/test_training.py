@@ -1,6 +1,7 @@
 """fit, evaluate, predict: tasks learnt to a stated accuracy, the same bits again, ragged data, callbacks, failures."""
 
 import copy
+import functools
 import sys
 
 import numpy as np
@@ -265,6 +266,16 @@ def test_losses_and_metrics_over_batches_are_those_over_all():
     assert rmse == pytest.approx(
         {"loss": np.mean(flat**2), "rmse": np.mean(flat**2) ** 0.5, "mae": np.abs(flat).mean()}, rel=1e-5
     )
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60])
+def test_evaluate_with_class_weights_is_that_of_all_at_once(batch_size):
+    """Not a mean of the batches' means, which divide by their own weights, or by 0."""
+    x, y = first_decides(60)
+    model, loss = classifier(), functools.partial(losses.softmax_cross_entropy, class_weights=[0.0, 5.0])
+    expected, _ = loss(model.predict(x), y)
+    assert (y == 0).any() and model.evaluate(x, y, loss=loss, batch_size=batch_size)["loss"] == pytest.approx(expected)
+    assert np.isnan(model.evaluate(x, 0 * y, loss=loss, batch_size=batch_size)["loss"])  # as in PyTorch
 
 
 def test_evaluate_takes_metrics_alone():

@@ -358,9 +358,10 @@ def _measure(model, data, batch_size, objective, ranks):
         inputs, lengths = data.inputs(indices)
         prediction, lengths = data.call(model, indices, inputs, lengths)
         found = objective.compare(prediction, objective.targets(data, indices, prediction), lengths, means)
-        means["loss"].add(found.value, found.count)
+        if found.weight:  # without it, the mean of this batch is nan
+            means["loss"].add(found.value, found.weight)
     ranks.merge(list(means.values()))
-    if not means["loss"].count:
+    if not means["loss"].count and not data.steps(slice(None)):
         raise data.no_steps()
     return {name: mean.compute() for name, mean in means.items()}
 
