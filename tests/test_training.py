@@ -278,6 +278,13 @@ def test_evaluate_with_class_weights_is_that_of_all_at_once(batch_size):
     assert np.isnan(model.evaluate(x, 0 * y, loss=loss, batch_size=batch_size)["loss"])  # as in PyTorch
 
 
+def test_a_batch_without_weight_is_named():
+    x, y = first_decides(20)
+    loss = functools.partial(losses.softmax_cross_entropy, class_weights=[0.0, 5.0])
+    with pytest.raises(FloatingPointError, match="try: a larger batch_size, since the class weights of all targets"):
+        classifier().fit(x, 0 * y, loss=loss, verbose=0)
+
+
 def test_evaluate_takes_metrics_alone():
     x, y = first_decides(70)
     model = classifier()

@@ -338,7 +338,8 @@ def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, whe
         norm = clip_grad_norm(grads, clips[0] or math.inf)
         where_exactly = f"{where}, from time step {start}" if tbptt else where
         if not (math.isfinite(value) and math.isfinite(norm)):
-            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips)
+            weighs = found.weight or not found.count
+            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips, weighs)
             guilty = found.count and not math.isfinite(found.value + clip_grad_norm(own_grads, math.inf))
             raise FloatingPointError(ranks.blame(report, bool(guilty)))
         means["grad_norm"].add(norm, 1)
@@ -451,9 +452,11 @@ def _number(argument, function, wanted, value):
     return float(value)
 
 
-def _diagnosis(value, norm, where, lr, x, piece, clips):
+def _diagnosis(value, norm, where, lr, x, piece, clips, weighs=True):
     advice = []
-    if x is not None and x.dtype.kind == "f" and not np.isfinite(x[piece]).all():
+    if not weighs:
+        advice.append("a larger batch_size, since the class weights of all targets in this batch are 0")
+    elif x is not None and x.dtype.kind == "f" and not np.isfinite(x[piece]).all():
         advice.append("remove the NaN or infinity that is in x, in this batch")
     else:
         advice.append("look for NaN in the targets")
