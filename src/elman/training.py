@@ -340,7 +340,7 @@ def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, whe
         if not (math.isfinite(value) and math.isfinite(norm)):
             weighs = found.weight or not found.count
             report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips, weighs)
-            guilty = found.count and not math.isfinite(found.value + clip_grad_norm(own_grads, math.inf))
+            guilty = found.weight and not math.isfinite(found.value + clip_grad_norm(own_grads, math.inf))
             raise FloatingPointError(ranks.blame(report, bool(guilty)))
         means["grad_norm"].add(norm, 1)
         if clips[1]:
