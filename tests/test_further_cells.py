@@ -597,3 +597,16 @@ def test_check_gradients_tells_which_is_wrong(wrong):
     assert f"{wrong}: at (" in said
     if not wrong.startswith("state"):  # what is wrong with a state goes back into everything
         assert said.count(": at (") == 1 and len(right.split(", ")) == 5
+
+
+@pytest.mark.parametrize("cell", ["MinLSTM", "MinGRU", "SRU", "GRU"])
+def test_what_a_gate_keeps_out_leaves_the_state_alone(cell):
+    """One sequence has an outlier that saturates the gates; what it carries on is the reference's, not a sum's rest."""
+    x = np.random.default_rng(0).standard_normal((10, 32, 3)).astype(np.float32)
+    x[3] *= 1e8
+    options = {"activations": ("sigmoid", "relu")} if cell == "GRU" else {}
+    layer = getattr(elman, cell)(3, 8, seed=0, **options)
+    reference = getattr(elman, cell)(3, 8, backend="reference", **options)
+    reference.load_params(layer.params)
+    y, expected = layer(x)[0], reference(x)[0]
+    assert (np.abs(y - expected) <= 1e-3 * (1 + np.abs(expected))).all()
