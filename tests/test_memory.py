@@ -73,6 +73,15 @@ def test_what_a_tape_holds(kind, recompute):
     assert scratch.size < 8 * T + 200_000  # the schedule has one number a step
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_gates_take_little_beside_themselves(kind):
+    T = 4_000
+    layer = KINDS[kind](I, H, seed=0)
+    x = np.ones((T, B, I), np.float32)
+    (y, _, gates), peak = peak_of(lambda: layer(x, return_all=("gates",)))  # with the tape of the call before
+    assert peak - y.nbytes - gates.nbytes < 3 * 8 * T * B  # where each row's stand, and the schedule
+
+
 def memory_of(tape):
     return tape._pieces[0].tapes[0].kept.ctypes.data
 

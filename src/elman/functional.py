@@ -581,22 +581,25 @@ def _forward(
 def _gates_of(tape):
     """(T, B, D, G, H): the gates in a tape, whose rows are in the order of csrc/schedule.h."""
     w, (T, B, _), D, H = tape.weights, tape.x.shape, tape.weights.D, tape.weights.H
-    lengths = np.full(B, T) if tape.lengths is None else tape.lengths
-    order = np.argsort(-lengths, kind="stable")
-    s, j = np.nonzero(np.arange(T)[:, None] < lengths[order])
-    b, rows = order[j], len(s)
+    rows, kept = tape._rows(), _kept_gates(w)
     Hp, start = w._padded(H), rows * w._padded(w.R) if w.packed.carries_h else 0  # a direction's tape begins with h
-    kept = _kept_gates(w)
     gates = (np.empty if tape.lengths is None else np.zeros)((T, B, D, len(kept), H), w.dtype)
+    places = np.arange(0, gates.size, len(kept) * H, np.intp).reshape(T, B, D)  # of the gates of (t, b, d) in `gates`
+    if tape.lengths is not None:
+        order = np.argsort(-tape.lengths, kind="stable")
+        s, j = np.nonzero(np.arange(T)[:, None] < tape.lengths[order])
+        b = order[j]
     for d in range(D):
-        t = lengths[b] - 1 - s if d else s
+        if tape.lengths is None:
+            place = places[:: -1 if d else 1, :, d].flatten()
+        else:
+            place = places[tape.lengths[b] - 1 - s if d else s, b, d]
         slots = np.split(tape.kept, D)[d][start:][: w.packed.slots * rows * Hp].reshape(w.packed.slots, rows, Hp)
         for k, (slot, activation) in enumerate(kept):
-            place = (((t * B + b) * D + d) * len(kept) + k) * H
-            w.kernels["gate"](w.packed, activation, slots[slot], place, gates.reshape(-1))
+            w.kernels["gate"](w.packed, activation, slots[slot], place, gates.reshape(-1)[k * H :])
     if w.kind.options.coupled is not None:
         of = 0 if w.kind.options.coupled == "f=1-i" else 1
-        inside = True if tape.lengths is None else (np.arange(T)[:, None] < lengths)[..., None, None]
+        inside = True if tape.lengths is None else (np.arange(T)[:, None] < tape.lengths)[..., None, None]
         np.subtract(1, gates[..., of, :], out=gates[..., 1 - of, :], where=inside)
     return gates
 
