@@ -476,6 +476,18 @@ def test_what_has_no_meaning_is_refused():
     augru = elman.AUGRU(I, H)
     with pytest.raises(TypeError, match="attention: expected an array"):
         augru.step_many(np.zeros((1, I), np.float32), [augru.zero_state()])
+    state = augru.zero_state(2)
+    with pytest.raises(TypeError, match=r"^attention: expected an array of shape \(2,\), got None"):
+        augru.step(np.zeros((2, I), np.float32), state, attention=None)
+    for wrong, error, message in (
+        (0.5, ValueError, rf"expected shape \(B, {I}\) or \({I},\), got \(\)"),
+        (None, TypeError, "expected dtype float32, got object"),
+        ([[1.0], [1.0, 2.0]], ValueError, "expected an array, got list"),
+        (np.zeros((T, 2, I), np.float32), ValueError, rf"expected shape \(B, {I}\) or \({I},\)"),
+        (np.zeros((2, I + 1), np.float32), ValueError, rf"expected shape \(B, {I}\)"),
+    ):
+        with pytest.raises(error, match=f"^x_t: {message}"):
+            augru.step(wrong, state, attention=np.ones(2, np.float32))
     for family in ("min_gru", "min_lstm", "qrnn", "mgu", "mgu_no_reset", "cfc_default", "cfc_no_gate", "cfc_pure"):
         for module in (functional, reference):
             for option in ({"clip": 1.0}, {"activations": ("relu",)}, {"coupled": "f=1-i"}):
