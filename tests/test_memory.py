@@ -1,13 +1,16 @@
 """What memory a call takes beside its results, what a tape holds, and that the first call is as quick as later ones."""
 
 import gc
+import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from processes import output_of
 
 import elman
+from elman import functional
 
 KINDS = {"rnn": elman.RNN, "lstm": elman.LSTM, "gru": elman.GRU}
 B, I, H = 2, 16, 32  # whole vectors on every instruction set, so that no padding disturbs the figures
@@ -80,6 +83,20 @@ def test_gates_take_little_beside_themselves(kind):
     x = np.ones((T, B, I), np.float32)
     (y, _, gates), peak = peak_of(lambda: layer(x, return_all=("gates",)))  # with the tape of the call before
     assert peak - y.nbytes - gates.nbytes < 3 * 8 * T * B  # where each row's stand, and the schedule
+
+
+def test_a_tape_for_which_there_is_no_memory(monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+
+    def new_tape(*_):
+        raise MemoryError
+
+    weights = SimpleNamespace(packed=SimpleNamespace(new_tape=new_tape), spare=[])
+    with pytest.raises(MemoryError):
+        functional._Tape(weights, np.ones((3, 2, 1)), None, None, None, None, False)
+    gc.collect()
+    assert [str(unraisable.exc_value) for unraisable in ignored] == []
 
 
 def memory_of(tape):

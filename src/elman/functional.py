@@ -181,7 +181,8 @@ class _Tape:
         self.memory = weights.packed.new_tape(weights.spare, self._rows(), recompute)
 
     def __del__(self):
-        self.weights.spare.append(self.memory)
+        if hasattr(self, "memory"):  # else there was not enough of it
+            self.weights.spare.append(self.memory)
 
     def _rows(self):
         return self.x.shape[0] * self.x.shape[1] if self.lengths is None else int(self.lengths.sum())
