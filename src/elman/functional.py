@@ -590,12 +590,13 @@ def _gates_of(tape):
         order = np.argsort(-tape.lengths, kind="stable")
         s, j = np.nonzero(np.arange(T)[:, None] < tape.lengths[order])
         b = order[j]
+    in_tape = tape.kept.reshape(D, -1)
     for d in range(D):
         if tape.lengths is None:
             place = places[:: -1 if d else 1, :, d].flatten()
         else:
             place = places[tape.lengths[b] - 1 - s if d else s, b, d]
-        slots = np.split(tape.kept, D)[d][start:][: w.packed.slots * rows * Hp].reshape(w.packed.slots, rows, Hp)
+        slots = in_tape[d, start:][: w.packed.slots * rows * Hp].reshape(w.packed.slots, rows, Hp)
         for k, (slot, activation) in enumerate(kept):
             w.kernels["gate"](w.packed, activation, slots[slot], place, gates.reshape(-1)[k * H :])
     if w.kind.options.coupled is not None:
