@@ -550,7 +550,7 @@ def _forward(
     given = _state("state", state, w, D, B)
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
-    row = _options.row(kind.form, kind.family, row, dtype, T, B)
+    row = _options.row(kind.form, kind.family, row, dtype, (T, B))
     noise = _options.noise(kind.form, kind.family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
     if out is None:
         y = (np.empty if lengths is None else np.zeros)((T, B, D * R), dtype)
@@ -623,7 +623,7 @@ def _kept_gates(w):
 
 def _backward(family, tape, dy, dstate, dc_all, grad_clip):
     if type(tape) is not _Tape or not tape.weights.cell.startswith(family):
-        raise TypeError(f"tape: expected the tape of {family}_forward, got {_named(tape)}")
+        raise TypeError(f"tape: expected the tape of {family or 'cell'}_forward, got {_named(tape)}")
     w, x = tape.weights, tape.x
     dtype, H, R, D = w.dtype, w.H, w.R, w.D
     T, B, I = x.shape
@@ -675,7 +675,7 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
     B = len(x)
     shapes = first.state_shapes(len(packed), B)
     parts = _checks.parts_of("state", state, first.letters)
-    row = _options.row(kind.form, kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
+    row = _options.row(kind.form, kind.family, row, first.dtype, (B,))
     apart_from = [("x", x), ("row", row)]
     for letter, part, shape in zip(first.letters, parts, shapes):
         apart_from.append(
@@ -688,7 +688,7 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
     else:
         y = _checks.output("out", out, first.dtype, (B, first.R), apart_from)
     dense = [np.ascontiguousarray(a) for a in (y, *parts)]
-    Inference(packed, zoneout).run(x[None], dense[1:], None, None, dense[0][None], row)
+    Inference(packed, zoneout).run(x[None], dense[1:], None, None, dense[0][None], None if row is None else row[None])
     for given, result in zip((y, *parts), dense):
         if result is not given:
             given[...] = result
