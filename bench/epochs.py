@@ -1,9 +1,9 @@
 """An epoch of each example in elman, PyTorch and Keras: `python bench/epochs.py [--json FILE]`; --help says more.
 
-The same model, data, batches, loss and optimiser, each library on one thread, as far as they are installed (Keras on
-its PyTorch backend). Before anything is timed all start from the same weights and train for an epoch; the losses must
-agree then. Contestants take turns; figures are medians. elman makes its batches in every epoch, as `fit` does; the
-peers are given theirs ready made. `/ torch` is PyTorch's time in units of elman's.
+The same model, data, batches, loss and optimiser, each library on one thread, as far as they are installed. Before
+anything is timed all start from the same weights and train for an epoch; the losses must agree then. Contestants take
+turns; figures are medians. elman makes its batches in every epoch, as `fit` does; the peers are given theirs ready
+made. `/ torch` is PyTorch's time in units of elman's.
 """
 
 from __future__ import annotations
@@ -317,13 +317,26 @@ def in_torch(case: Case, model: Model) -> Contestant:
     return Contestant(train, outputs)
 
 
-def in_keras(case: Case, model: Model) -> Contestant:
-    os.environ["KERAS_BACKEND"] = "torch"
-    import keras
-    import torch
+def keras_backend() -> str:
+    return os.environ.get("KERAS_BACKEND", "torch")
 
-    torch.set_num_threads(1)
-    if keras.backend.backend() != "torch":
+
+def prepare_keras() -> None:
+    """One thread for Keras' backend."""
+    os.environ["KERAS_BACKEND"] = keras_backend()
+    if keras_backend() == "jax":  # it reads these when it is imported
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    else:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def in_keras(case: Case, model: Model) -> Contestant:
+    prepare_keras()
+    import keras
+
+    if keras.backend.backend() != keras_backend():
         raise RuntimeError("Keras was imported before with another backend")
     layers = keras.layers
     translates = isinstance(model, elman.Seq2Seq)
@@ -563,9 +576,14 @@ def row(case: Case, peers: list[str], rounds: int, clock: Callable[[], float]) -
 
 
 def installed() -> list[str]:
-    """The peers that are there; Keras needs PyTorch under it."""
+    """The peers that are there; Keras needs its backend under it."""
     found = [name for name in ("torch", "keras") if importlib.util.find_spec(name) is not None]
-    return found if "torch" in found else []
+    return [name for name in found if name != "keras" or importlib.util.find_spec(keras_backend()) is not None]
+
+
+def is_able(peer: str, case: Case) -> bool:
+    """Keras' recurrent layers fail on JAX in float64."""
+    return peer != "keras" or keras_backend() != "jax" or case.make_model().dtype == np.float32
 
 
 def line(row: dict[str, Any], peers: list[str]) -> str:
@@ -580,6 +598,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--match", default="", metavar="TEXT", help="only examples with TEXT in their name")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each contestant (default 7)")
     parser.add_argument("--batches", type=int, default=50, metavar="N", help="of an epoch, at most (default 50)")
+    parser.add_argument(
+        "--keras",
+        choices=("torch", "jax"),
+        default=keras_backend(),
+        help="Keras' backend (default: that of the environment)",
+    )
     parser.add_argument("--cpu", action="store_true", help="CPU time, not wall time: for a machine with other work")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     options = parser.parse_args(arguments)
@@ -588,9 +612,12 @@ def main(arguments: list[str] | None = None) -> int:
     makers = [make for make in CASES if options.match in make.__name__]
     if not makers:
         parser.error(f"--match: no example has {options.match!r} in its name")
+    os.environ["KERAS_BACKEND"] = options.keras
     clock = time.process_time if options.cpu else time.perf_counter
     peers, rows, code = installed(), [], 0
     with elman.threads(1):
+        if "keras" in peers:
+            print(f"keras: on {options.keras}")
         title = f"{TITLE:32}{'steps':>6}" + "".join(f"{name:>10}" for name in ("elman", *peers))
         print(title + "".join(f"{'/ ' + peer:>9}" for peer in peers))
         for make in makers:
@@ -601,14 +628,14 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             for case in cases:
                 try:
-                    rows.append(row(case, peers, options.rounds, clock))
+                    rows.append(row(case, [p for p in peers if is_able(p, case)], options.rounds, clock))
                     print(line(rows[-1], peers), flush=True)
                 except AssertionError as wrong:
                     print(wrong)
                     code = 1
     if options.json:
         machine = measure.machine() | {"time": "CPU" if options.cpu else "wall"}
-        report = {"machine": machine, "threads": 1, "rounds": options.rounds, "rows": rows}
+        report = {"machine": machine, "threads": 1, "keras": options.keras, "rounds": options.rounds, "rows": rows}
         Path(options.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
     return code
 

@@ -389,6 +389,8 @@ def failures(comm):
     nan, wrong = x.copy(), y.copy()
     nan[13, 2, 1] = np.nan  # in the second batch of 12, not shuffled, the share of rank 1
     wrong[14] = 3  # that of rank 0
+    weightless, uneven = y.copy(), partial(elman.softmax_cross_entropy, class_weights=[0.0, 1.0, 1.0])
+    weightless[12:24:2] = 0  # the share of rank 0, whose own mean is 0 / 0
     few = x[:1], y[:1]  # rank 1 has no share
 
     def on_rank_1(prediction, target):
@@ -408,6 +410,7 @@ def failures(comm):
     calls: list[int] = []
     ways = {
         "nan in x": {"x": nan, "epochs": 2},
+        "nan beside no weight": {"x": nan, "y": weightless, "loss": uneven},
         "nan of few": {"x": few[0], "y": few[1], "loss": infinite},
         "a target": {"y": wrong},
         "own loss": {"loss": on_rank_1},

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -656,3 +657,18 @@ N = np.zeros((4, 2), int)
 def test_every_error_names_the_argument(loss, x, y, options, error, words):
     with pytest.raises(error, match=words):
         loss(x, y, **options)
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {}], ids=["smoothed", "probabilities"])
+def test_cross_entropy_with_probabilities_takes_little_memory(options):
+    """New memory costs more time here than arithmetic: beside float64 targets one array of their size, and float32."""
+    logits, targets = case((2000,), 64, np.float32)
+    targets = targets if options else np.eye(64, dtype=np.float32)[targets]
+    softmax_cross_entropy(logits, targets, **options)
+    tracemalloc.start()
+    try:
+        softmax_cross_entropy(logits, targets, **options)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3.5 * logits.size * 8

@@ -1,6 +1,8 @@
 """What memory a call takes beside its results, what a tape holds, and that the first call is as quick as later ones."""
 
+import copy
 import gc
+import pickle
 import sys
 import tracemalloc
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ import pytest
 from processes import output_of
 
 import elman
-from elman import functional
+from elman import functional as F
 
 KINDS = {"rnn": elman.RNN, "lstm": elman.LSTM, "gru": elman.GRU}
 B, I, H = 2, 16, 32  # whole vectors on every instruction set, so that no padding disturbs the figures
@@ -94,7 +96,7 @@ def test_a_tape_for_which_there_is_no_memory(monkeypatch):
 
     weights = SimpleNamespace(packed=SimpleNamespace(new_tape=new_tape), spare=[])
     with pytest.raises(MemoryError):
-        functional._Tape(weights, np.ones((3, 2, 1)), None, None, None, None, False)
+        F._Tape(weights, np.ones((3, 2, 1)), None, None, None, None, False)
     gc.collect()
     assert [str(unraisable.exc_value) for unraisable in ignored] == []
 
@@ -125,6 +127,63 @@ def test_the_memory_of_a_tape_is_used_again_but_never_while_it_lives():
         assert tracemalloc.get_traced_memory()[0] >= 500 * B * H * TAPES["lstm"][0] and small
     finally:
         tracemalloc.stop()
+
+
+class Keeper:
+    """A finaliser that keeps what it was to let go."""
+
+    kept = None
+
+    def __init__(self, thing):
+        self.thing, self.itself = thing, self
+
+    def __del__(self):
+        Keeper.kept = self.thing
+
+
+def small_tape():
+    w = np.random.default_rng(0).standard_normal((4 * H, H))
+    packed = F.lstm_pack([(w, w, None, None)])
+    x = np.random.default_rng(1).standard_normal((5, B, H))
+    return packed, x, F.lstm_forward(x, None, packed)[2]
+
+
+@pytest.mark.parametrize("copy_of", [copy.copy, copy.deepcopy])
+def test_the_memory_of_a_tape_is_not_used_again_while_its_copy_lives(copy_of):
+    packed, x, tape = small_tape()
+    dy = np.ones_like(x)
+    expected, _, _ = F.lstm_backward(tape, dy)
+    other = copy_of(tape)
+    del tape
+    others = [F.lstm_forward(x * n, None, packed) for n in (2, 3)]
+    dx, _, _ = F.lstm_backward(other, dy)
+    assert len(others) == 2 and dx.tobytes() == expected.tobytes()
+    with pytest.raises(TypeError, match="a tape cannot be pickled"):
+        pickle.dumps(other)
+
+
+def test_a_tape_that_a_finaliser_brings_back_is_refused():
+    packed, x, tape = small_tape()
+    Keeper(tape)
+    del tape
+    gc.collect()
+    tape, Keeper.kept = Keeper.kept, None
+    others = [F.lstm_forward(x * n, None, packed) for n in (2, 3)]
+    with pytest.raises(ValueError, match="tape: expected one in use, got one that was garbage"):
+        F.lstm_backward(tape, np.ones_like(x))
+    assert len(others) == 2
+
+
+def test_no_memory_for_a_tape_is_one_error_and_no_more(monkeypatch):
+    """Python would print what a finaliser raises, so it is an error here."""
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    packed, x, tape = small_tape()
+    with pytest.raises(MemoryError):
+        F._Tape(packed, np.broadcast_to(x[:1, :1], (2**30, 2**20, H)), None, None, None, None, False)
+    del tape
+    gc.collect()
+    assert heard == []
 
 
 def test_waiting_memory_ends_with_its_layer():

@@ -157,6 +157,7 @@ def test_an_error_on_one_rank_ends_all(run, tmp_path):
     full = "OSError: the disk is full"
     expected = {  # on rank 0, on rank 1
         "nan in x": [("FloatingPointError", nan), ("FloatingPointError", nan)],
+        "nan beside no weight": [("FloatingPointError", nan), ("FloatingPointError", nan)],
         "nan of few": [("FloatingPointError", few), ("FloatingPointError", few)],
         "a target": [("ValueError", target), ("ValueError", f"rank 0 of 2 failed: ValueError: {target}")],
         "own loss": [

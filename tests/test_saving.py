@@ -875,12 +875,54 @@ def path_of_plain(path):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("value", ["text", [1.0], np.array(["a"]), 1j], ids=repr)
+@pytest.mark.parametrize(
+    "value", ["text", [1.0], np.array(["a"]), 1j, np.array([2**53 + 1]), 2**128, -(2**63)], ids=repr
+)
 def test_what_a_checkpoint_cannot_remember(path, value):
+    """As no file could hold it: the seed of a NumPy generator, a whole number of 128 bits, for one."""
     callback = Counting(value)
-    with pytest.raises(TypeError, match="Counting: count: expected "):
+    with pytest.raises((TypeError, ValueError), match="Counting: count: expected "):
         elman.save_checkpoint(path, *trained(), 3, callbacks=[callback])
     assert not path.exists()
+
+
+@pytest.mark.parametrize("value", [2**62, -(2**62), True, np.int64(-3), np.float32(0.1), None], ids=repr)
+def test_what_a_checkpoint_can_remember(path, value):
+    elman.save_checkpoint(path, *trained(), 3, callbacks=[Counting(value)])
+    callback = Counting()
+    elman.load_checkpoint(path, callbacks=[callback])
+    assert callback.count == value
+
+
+@pytest.mark.parametrize("state", [None, [("count", 1)], {1: 2}, {None: 1.0}], ids=repr)
+def test_a_memory_that_is_no_mapping_with_names(path, state):
+    callback = Counting()
+    callback.state_dict = lambda: state
+    with pytest.raises(TypeError, match="Counting: state_dict: expected a mapping with names, got"):
+        elman.save_checkpoint(path, *trained(), 3, callbacks=[callback])
+    assert not path.exists()
+
+
+def test_all_get_their_memory_or_none(path):
+    elman.save_checkpoint(path, *trained(), 3, callbacks=[stopping()])
+    first = elman.EarlyStopping(3)
+    with pytest.raises(ValueError, match="expected what the training had .*, got Counting"):
+        elman.load_checkpoint(path, callbacks=[first, Counting()])
+    assert np.isnan(first.best) and first.best_epoch == -1
+
+
+def test_best_weights_of_a_file_are_not_restored_unasked(path):
+    model, adam = trained()
+    elman.save_checkpoint(path, model, adam, 3, callbacks=[stopping()])
+    quiet = elman.EarlyStopping(3, restore_best=False)
+    model, _, _ = elman.load_checkpoint(path, callbacks=[quiet])
+    with model.edit() as params:
+        for name in params:
+            params[name] = params[name] + 1
+    moved = dict(model.params)
+    quiet.on_train_begin(model, 3, ("loss",))
+    quiet.on_train_end(model)
+    assert all(np.array_equal(w, moved[name]) for name, w in model.params.items())
 
 
 def checkpoint(change=lambda d: None, header_change=lambda h: None, **memory):

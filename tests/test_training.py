@@ -1,6 +1,7 @@
 """fit, evaluate, predict: tasks learnt to a stated accuracy, the same bits again, ragged data, callbacks, failures."""
 
 import copy
+import functools
 import sys
 
 import numpy as np
@@ -267,6 +268,23 @@ def test_losses_and_metrics_over_batches_are_those_over_all():
     )
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 60])
+def test_evaluate_with_class_weights_is_that_of_all_at_once(batch_size):
+    """Not a mean of the batches' means, which divide by their own weights, or by 0."""
+    x, y = first_decides(60)
+    model, loss = classifier(), functools.partial(losses.softmax_cross_entropy, class_weights=[0.0, 5.0])
+    expected, _ = loss(model.predict(x), y)
+    assert (y == 0).any() and model.evaluate(x, y, loss=loss, batch_size=batch_size)["loss"] == pytest.approx(expected)
+    assert np.isnan(model.evaluate(x, 0 * y, loss=loss, batch_size=batch_size)["loss"])  # as in PyTorch
+
+
+def test_a_batch_without_weight_is_named():
+    x, y = first_decides(20)
+    loss = functools.partial(losses.softmax_cross_entropy, class_weights=[0.0, 5.0])
+    with pytest.raises(FloatingPointError, match="try: a larger batch_size, since the class weights of all targets"):
+        classifier().fit(x, 0 * y, loss=loss, verbose=0)
+
+
 def test_evaluate_takes_metrics_alone():
     x, y = first_decides(70)
     model = classifier()
@@ -458,6 +476,31 @@ def test_a_checkpoint_of_the_best_resumes(tmp_path):
     assert path.read_bytes() == raw and resumed.best == 2.0
     resumed.on_epoch_end(model, epoch + 1, {"loss": 1.0})
     assert path.read_bytes() != raw
+
+
+def test_a_checkpoint_keeps_what_those_behind_it_have_seen(tmp_path):
+    """Two checkpoints, the one of every epoch in front: its file must know that the other one's last epoch was the
+    best, or the training that is resumed replaces the best by what is worse."""
+    last_path, best_path = tmp_path / "last.safetensors", tmp_path / "best.safetensors"
+    model = classifier()
+    adam = Adam(model)
+    last, best = Checkpoint(last_path, save_best_only=False, optimizer=adam), Checkpoint(best_path)
+    for _ in range(2):  # the second time with the same callbacks, and with the same numbers of epochs
+        train(1, model, optimizer=adam, callbacks=[last, best])
+        raw, resumed = best_path.read_bytes(), Checkpoint(best_path)
+        elman.load_checkpoint(last_path, callbacks=[Checkpoint(last_path), resumed])
+        assert (resumed.best, resumed.best_epoch) == (best.best, best.best_epoch) and best.best_epoch == 0
+        assert all(np.array_equal(w, model.params[name]) for name, w in elman.load(best_path).params.items())
+    resumed.on_train_begin(model, 1, ("loss",))
+    resumed.on_epoch_end(model, 1, {"loss": resumed.best + 0.1})
+    assert best_path.read_bytes() == raw
+
+
+def test_an_optimizer_over_more_than_the_model():
+    model = classifier()
+    for layers, words in (([model, Dense(2, 2)], "over other layers"), ([model], "over a list of it")):
+        with pytest.raises(ValueError, match=f"optimizer: expected one made over this model.*{words}"):
+            train(1, model, optimizer=Adam(layers))
 
 
 def test_best_weights_of_another_model():

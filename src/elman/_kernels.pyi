@@ -3,6 +3,7 @@
 A function that takes arrays is fused: index it with "float" or "double" first, `forward["float"](...)`.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, final
@@ -24,7 +25,8 @@ class Memory:
 
     size: int
     def __new__(cls, size: int) -> Memory: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Packed:

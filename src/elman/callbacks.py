@@ -126,7 +126,7 @@ class EarlyStopping(_Watching):
         return epoch - self.best_epoch >= self.patience
 
     def on_train_end(self, model: Any) -> None:
-        if self._weights is not None:
+        if self.restore_best and self._weights is not None:  # a checkpoint's may come from one that restores
             model.load_params(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
@@ -200,6 +200,7 @@ class Checkpoint(_Watching):
         self.optimizer = optimizer
         self._lr: Any = None
         self._callbacks: Sequence[Callback] = ()
+        self._seen: tuple[int, bool] | None = None  # the last epoch, and whether it was the best until then
 
     def _keeps(self, lr: Any, callbacks: Sequence[Callback]) -> None:
         """From `fit`: its arguments whose memory belongs into a checkpoint of the training."""
@@ -213,15 +214,25 @@ class Checkpoint(_Watching):
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
             raise ValueError(f"path: expected a file in a folder that exists, got {self.path!r}")
+        self._seen = None
         super().on_train_begin(model, initial_epoch, names)
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
         from .saving import save, save_checkpoint
 
-        improved = self._improved(epoch, logs)
+        for other in self._callbacks:
+            if isinstance(other, Checkpoint):
+                other._see(epoch, logs)  # before this one keeps what the other remembers
+        improved = self._see(epoch, logs)
         if self.save_best_only and not improved:
             return
         if self.optimizer is None:
             save(self.path, model)
         else:
             save_checkpoint(self.path, model, self.optimizer, epoch + 1, lr=self._lr, callbacks=self._callbacks)
+
+    def _see(self, epoch: int, logs: Mapping[str, float]) -> bool:
+        """Takes note of an epoch, once; whether it is the best until then."""
+        if self._seen is None or self._seen[0] != epoch:
+            self._seen = epoch, self._improved(epoch, logs)
+        return self._seen[1]

@@ -171,18 +171,30 @@ class PackedWeights:
 
 
 class _Tape:
-    """What a forward call keeps for its backward call; never changed."""
+    """What a forward call keeps for its backward call; never changed, so its copy is itself. Its memory is another
+    tape's when it is gone, even if a finaliser brings it back."""
 
     __slots__ = ("weights", "x", "lengths", "reset", "row", "noise", "memory", "recompute")
 
     def __init__(self, weights, x, lengths, reset, row, noise, recompute):
         self.weights, self.x, self.lengths, self.reset = weights, x, lengths, reset
         self.row, self.noise, self.recompute = row, noise, recompute
+        self.memory = None
         self.memory = weights.packed.new_tape(weights.spare, self._rows(), recompute)
 
     def __del__(self):
-        if hasattr(self, "memory"):  # else there was not enough of it
-            self.weights.spare.append(self.memory)
+        memory, self.memory = getattr(self, "memory", None), None  # none, if there was not enough of it
+        if memory is not None:
+            self.weights.spare.append(memory)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        raise TypeError("a tape cannot be pickled: call forward again where backward is to run")
 
     def _rows(self):
         return self.x.shape[0] * self.x.shape[1] if self.lengths is None else int(self.lengths.sum())
@@ -624,6 +636,8 @@ def _kept_gates(w):
 def _backward(family, tape, dy, dstate, dc_all, grad_clip):
     if type(tape) is not _Tape or not tape.weights.cell.startswith(family):
         raise TypeError(f"tape: expected the tape of {family or 'cell'}_forward, got {_named(tape)}")
+    if tape.memory is None:
+        raise ValueError("tape: expected one in use, got one that was garbage before a finaliser brought it back")
     w, x = tape.weights, tape.x
     dtype, H, R, D = w.dtype, w.H, w.R, w.D
     T, B, I = x.shape

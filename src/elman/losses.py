@@ -343,11 +343,21 @@ def softmax_terms(rows, targets, weights, smoothing):
     if integers:
         q = np.zeros(rows.shape)
         q[np.arange(len(q)), targets] = 1
-    q = q * (1 - smoothing) + smoothing / rows.shape[1]
+    if smoothing:
+        q = q * (1 - smoothing)
+        q += smoothing / rows.shape[1]
     if weights is not None:
-        q *= weights
-    losses = _product(q, np.log(total)[:, None] - (rows.astype(np.float64) - peak[:, None])).sum(axis=1)
-    return losses, (drows * q.sum(axis=1, keepdims=True) - q).astype(rows.dtype), count
+        q = q * weights
+    # In place: to take new memory for every step of this costs several times what the arithmetic does.
+    costs = rows.astype(np.float64, order="C")
+    costs -= peak[:, None]
+    np.subtract(np.log(total)[:, None], costs, out=costs)
+    costs *= q
+    costs[q == 0] = 0  # even if the cost is infinite
+    losses = costs.sum(axis=1)
+    gradient = np.multiply(drows, q.sum(axis=1, keepdims=True), out=costs)
+    gradient -= q
+    return losses, gradient.astype(rows.dtype), count
 
 
 def _regression(

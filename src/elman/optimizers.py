@@ -465,6 +465,12 @@ def _layers(value):
             raise TypeError(f"layers[{i}]: expected a layer (with params and edit), got {_checks._kind(layer)}")
         if any(layer is other for other in value[:i]):
             raise ValueError(f"layers[{i}]: expected different layers, got one twice")
+    seen: set[int] = set()  # of layers that hold weights: a model is made of such
+    for i, layer in enumerate(value):
+        parts = {id(part) for part in layer._parts()} if isinstance(layer, Parametrised) else set()
+        if parts & seen:
+            raise ValueError(f"layers[{i}]: expected layers that share no weights, got one with weights of another")
+        seen |= parts
     return tuple(value)
 
 

@@ -173,7 +173,7 @@ def save_checkpoint(
         `state_dict` of its own remember is kept too.
 
     TypeError: another kind of model, optimiser or callback, or one that remembers what is no number and no array of
-    floats. ValueError: an optimiser over other layers, or what `save` refuses.
+    floats. ValueError: an optimiser over other layers, what `save` refuses, a remembered whole number beyond 2**62.
     OSError: the file cannot be written. After an error the path is as it was.
 
     >>> elman.save_checkpoint("training.safetensors", model, adam, epoch=10)
@@ -189,12 +189,16 @@ def save_checkpoint(
     arrays = {OPTIMIZER + name: a for name, a in state.items() if name != "step" and name not in options}
     memory = []
     for i, one in enumerate(_remembering(lr, callbacks)):
-        name, kept = type(one).__name__, {}
-        for key, value in one.state_dict().items():
-            if isinstance(value, np.ndarray) and value.ndim:
-                arrays[f"{MEMORY}{i}.{key}"] = check.floats(f"{name}: {key}", value)
-            else:
+        name, kept, state = type(one).__name__, {}, one.state_dict()
+        if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+            raise TypeError(f"{name}: state_dict: expected a mapping with names, got {state!r:.200}")
+        for key, value in state.items():
+            if not isinstance(value, np.ndarray) or not value.ndim:
                 kept[key] = _number(f"{name}: {key}", value)
+            elif value.dtype in check.FLOATS:
+                arrays[f"{MEMORY}{i}.{key}"] = value
+            else:
+                raise TypeError(f"{name}: {key}: expected an array of float32 or float64, got {value.dtype}")
         memory.append({"class": name, "state": kept})
     if memory:
         description |= {"version": 3, "memory": memory}
@@ -359,16 +363,18 @@ def _remind(file: Reader, memory: Any, remembering: list[Any]) -> None:
                 file.refuse(f"{shown(name)}: expected an array of what is remembered")
             states[place][own] = file.read(name)
     left = [(each["class"], state) for each, state in zip(memory, states.values())]
+    pairs = []
     for one in remembering:
         name, kinds = type(one).__name__, [kind for kind, _ in left]
         if name not in kinds:
             had = ", ".join(map(shown, kinds)) or "nothing"
             file.refuse(f"lr, callbacks: expected what the training had and the file remembers, {had}, got {name}")
-        _, state = left.pop(kinds.index(name))
+        pairs.append((one, left.pop(kinds.index(name))[1]))
+    for one, state in pairs:
         try:
             one.load_state_dict(state)
         except (TypeError, ValueError) as error:
-            file.refuse(f"{name}: {str(error)[:500]}")
+            file.refuse(f"{type(one).__name__}: {str(error)[:500]}")
 
 
 def _number(where: str, value: Any) -> Any:
@@ -376,6 +382,8 @@ def _number(where: str, value: Any) -> Any:
     value = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 else value
     if not isinstance(value, (bool, int, float, type(None))):
         raise TypeError(f"{where}: expected a number, None or an array of floats, got {check._kind(value)}")
+    if isinstance(value, int):
+        return value if isinstance(value, bool) else check.integer(where, value, -(2**62), 2**62)  # as files may hold
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -338,8 +338,9 @@ def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, whe
         norm = clip_grad_norm(grads, clips[0] or math.inf)
         where_exactly = f"{where}, from time step {start}" if tbptt else where
         if not (math.isfinite(value) and math.isfinite(norm)):
-            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips)
-            guilty = found.count and not math.isfinite(found.value + clip_grad_norm(own_grads, math.inf))
+            weighs = found.weight or not found.count
+            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips, weighs)
+            guilty = found.weight and not math.isfinite(found.value + clip_grad_norm(own_grads, math.inf))
             raise FloatingPointError(ranks.blame(report, bool(guilty)))
         means["grad_norm"].add(norm, 1)
         if clips[1]:
@@ -358,9 +359,10 @@ def _measure(model, data, batch_size, objective, ranks):
         inputs, lengths = data.inputs(indices)
         prediction, lengths = data.call(model, indices, inputs, lengths)
         found = objective.compare(prediction, objective.targets(data, indices, prediction), lengths, means)
-        means["loss"].add(found.value, found.count)
+        if found.weight:  # without it, the mean of this batch is nan
+            means["loss"].add(found.value, found.weight)
     ranks.merge(list(means.values()))
-    if not means["loss"].count:
+    if not means["loss"].count and not data.steps(slice(None)):
         raise data.no_steps()
     return {name: mean.compute() for name, mean in means.items()}
 
@@ -450,9 +452,11 @@ def _number(argument, function, wanted, value):
     return float(value)
 
 
-def _diagnosis(value, norm, where, lr, x, piece, clips):
+def _diagnosis(value, norm, where, lr, x, piece, clips, weighs=True):
     advice = []
-    if x is not None and x.dtype.kind == "f" and not np.isfinite(x[piece]).all():
+    if not weighs:
+        advice.append("a larger batch_size, since the class weights of all targets in this batch are 0")
+    elif x is not None and x.dtype.kind == "f" and not np.isfinite(x[piece]).all():
         advice.append("remove the NaN or infinity that is in x, in this batch")
     else:
         advice.append("look for NaN in the targets")
@@ -699,10 +703,13 @@ def _optimizer(value, model):
         return value(model)
     if not hasattr(value, "step") or not hasattr(value, "lr"):
         raise TypeError(f"optimizer: expected an optimiser or its name, got {value!r}")
-    if not any(layer is model for layer in getattr(value, "_layers", (model,))):
-        raise ValueError(
-            "optimizer: expected one made over this model, as elman.Adam(model), got one over other layers"
-        )
+    layers, got = getattr(value, "_layers", (model,)), None
+    if len(layers) != 1 or layers[0] is not model:
+        got = "one over other layers"
+    elif not getattr(value, "_single", True):
+        got = "one over a list of it"
+    if got is not None:
+        raise ValueError(f"optimizer: expected one made over this model, as elman.Adam(model), got {got}")
     return value
 
 
