@@ -5,6 +5,7 @@ import gc
 import pickle
 import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,6 +76,29 @@ def test_what_a_tape_holds(kind, recompute):
     expected = T * B * H * TAPES[kind][recompute] + x.nbytes
     assert expected <= held - scratch.size < expected + 20_000 and tape
     assert scratch.size < 8 * T + 200_000  # the schedule has one number a step
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_gates_take_little_beside_themselves(kind):
+    T = 4_000
+    layer = KINDS[kind](I, H, seed=0)
+    x = np.ones((T, B, I), np.float32)
+    (y, _, gates), peak = peak_of(lambda: layer(x, return_all=("gates",)))  # with the tape of the call before
+    assert peak - y.nbytes - gates.nbytes < 3 * 8 * T * B  # where each row's stand, and the schedule
+
+
+def test_a_tape_for_which_there_is_no_memory(monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+
+    def new_tape(*_):
+        raise MemoryError
+
+    weights = SimpleNamespace(packed=SimpleNamespace(new_tape=new_tape), spare=[])
+    with pytest.raises(MemoryError):
+        F._Tape(weights, np.ones((3, 2, 1)), None, None, None, None, False)
+    gc.collect()
+    assert [str(unraisable.exc_value) for unraisable in ignored] == []
 
 
 def memory_of(tape):

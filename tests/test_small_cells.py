@@ -476,6 +476,36 @@ def test_what_has_no_meaning_is_refused():
     augru = elman.AUGRU(I, H)
     with pytest.raises(TypeError, match="attention: expected an array"):
         augru.step_many(np.zeros((1, I), np.float32), [augru.zero_state()])
+    state = augru.zero_state(2)
+    with pytest.raises(TypeError, match=r"^attention: expected an array of shape \(2,\), got None"):
+        augru.step(np.zeros((2, I), np.float32), state, attention=None)
+    for wrong, error, message in (
+        (0.5, ValueError, rf"expected shape \(B, {I}\) or \({I},\), got \(\)"),
+        (None, TypeError, "expected dtype float32, got object"),
+        ([[1.0], [1.0, 2.0]], ValueError, "expected an array, got list"),
+        (np.zeros((T, 2, I), np.float32), ValueError, rf"expected shape \(B, {I}\) or \({I},\)"),
+        (np.zeros((2, I + 1), np.float32), ValueError, rf"expected shape \(B, {I}\)"),
+    ):
+        with pytest.raises(error, match=f"^x_t: {message}"):
+            augru.step(wrong, state, attention=np.ones(2, np.float32))
+    weights = [(np.ones((3 * H, I)), np.ones((3 * H, H)), None, None)]
+    x, state = np.ones((2, I)), np.zeros((1, 2, H))
+    for module in (functional, reference):
+        for wrong, error, message in (
+            (None, TypeError, r"attention: expected an array of shape \(2,\), got None"),
+            (np.ones(3), ValueError, r"attention: expected shape \(2,\), got \(3,\)"),
+        ):
+            with pytest.raises(error, match=f"^{message}$"):
+                module.cell_step("augru_reset_after", x, state, [weights], row=wrong)
+        with pytest.raises(
+            ValueError, match="^row: expected None, since gru_reset_after takes no number .* got ndarray$"
+        ):
+            module.cell_forward("gru_reset_after", x[None], state, weights, row=np.ones((1, 2)))
+        with pytest.raises(TypeError, match="^tape: expected the tape of cell_forward, got NoneType"):
+            module.cell_backward(None)
+        y = module.cell_step("augru_reset_after", x, state.copy(), [weights], row=[0.25, 0.75])
+        wanted = module.cell_step("augru_reset_after", x, state.copy(), [weights], row=np.array([0.25, 0.75]))
+        assert y.tobytes() == wanted.tobytes()
     for family in ("min_gru", "min_lstm", "qrnn", "mgu", "mgu_no_reset", "cfc_default", "cfc_no_gate", "cfc_pure"):
         for module in (functional, reference):
             for option in ({"clip": 1.0}, {"activations": ("relu",)}, {"coupled": "f=1-i"}):

@@ -295,17 +295,19 @@ def _one(name: str, entry: Any) -> Chosen:
     return Chosen(str(entry), *numbers, *defaults[len(numbers) :])
 
 
-def row(form: Form, family: str, value: Any, dtype: np.dtype[Any], T: int, B: int) -> Array | None:
-    """The numbers that come with each step of each sequence, (T, B), for a cell that takes them."""
+def row(form: Form, family: str, value: Any, dtype: np.dtype[Any], sizes: tuple[int, ...]) -> Array | None:
+    """The numbers that come with each step of each sequence, (T, B), or with one step, (B,)."""
     if not form.row:
         if value is not None:
-            raise ValueError(f"row: expected None, since {family} takes no number with each step, got {value!r}")
+            raise ValueError(
+                f"row: expected None, since {family} takes no number with each step, got {type(value).__name__}"
+            )
         return None
     if value is None:
         if form.needs_row:
-            raise TypeError(f"{form.row}: expected an array of shape ({T}, {B}), got None")
+            raise TypeError(f"{form.row}: expected an array of shape {sizes}, got None")
         return None
-    return _checks.array(form.row, value, dtype, (T, B), contiguous=True)
+    return _checks.array(form.row, value, dtype, sizes, contiguous=True)
 
 
 def shares(name: str, value: Any) -> tuple[float, float]:

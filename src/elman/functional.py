@@ -183,7 +183,7 @@ class _Tape:
         self.memory = weights.packed.new_tape(weights.spare, self._rows(), recompute)
 
     def __del__(self):
-        memory, self.memory = self.memory, None
+        memory, self.memory = getattr(self, "memory", None), None  # none, if there was not enough of it
         if memory is not None:
             self.weights.spare.append(memory)
 
@@ -562,7 +562,7 @@ def _forward(
     given = _state("state", state, w, D, B)
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
-    row = _options.row(kind.form, kind.family, row, dtype, T, B)
+    row = _options.row(kind.form, kind.family, row, dtype, (T, B))
     noise = _options.noise(kind.form, kind.family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
     if out is None:
         y = (np.empty if lengths is None else np.zeros)((T, B, D * R), dtype)
@@ -594,22 +594,26 @@ def _forward(
 def _gates_of(tape):
     """(T, B, D, G, H): the gates in a tape, whose rows are in the order of csrc/schedule.h."""
     w, (T, B, _), D, H = tape.weights, tape.x.shape, tape.weights.D, tape.weights.H
-    lengths = np.full(B, T) if tape.lengths is None else tape.lengths
-    order = np.argsort(-lengths, kind="stable")
-    s, j = np.nonzero(np.arange(T)[:, None] < lengths[order])
-    b, rows = order[j], len(s)
+    rows, kept = tape._rows(), _kept_gates(w)
     Hp, start = w._padded(H), rows * w._padded(w.R) if w.packed.carries_h else 0  # a direction's tape begins with h
-    kept = _kept_gates(w)
     gates = (np.empty if tape.lengths is None else np.zeros)((T, B, D, len(kept), H), w.dtype)
+    places = np.arange(0, gates.size, len(kept) * H, np.intp).reshape(T, B, D)  # of the gates of (t, b, d) in `gates`
+    if tape.lengths is not None:
+        order = np.argsort(-tape.lengths, kind="stable")
+        s, j = np.nonzero(np.arange(T)[:, None] < tape.lengths[order])
+        b = order[j]
+    in_tape = tape.kept.reshape(D, -1)
     for d in range(D):
-        t = lengths[b] - 1 - s if d else s
-        slots = np.split(tape.kept, D)[d][start:][: w.packed.slots * rows * Hp].reshape(w.packed.slots, rows, Hp)
+        if tape.lengths is None:
+            place = places[:: -1 if d else 1, :, d].flatten()
+        else:
+            place = places[tape.lengths[b] - 1 - s if d else s, b, d]
+        slots = in_tape[d, start:][: w.packed.slots * rows * Hp].reshape(w.packed.slots, rows, Hp)
         for k, (slot, activation) in enumerate(kept):
-            place = (((t * B + b) * D + d) * len(kept) + k) * H
-            w.kernels["gate"](w.packed, activation, slots[slot], place, gates.reshape(-1))
+            w.kernels["gate"](w.packed, activation, slots[slot], place, gates.reshape(-1)[k * H :])
     if w.kind.options.coupled is not None:
         of = 0 if w.kind.options.coupled == "f=1-i" else 1
-        inside = True if tape.lengths is None else (np.arange(T)[:, None] < lengths)[..., None, None]
+        inside = True if tape.lengths is None else (np.arange(T)[:, None] < tape.lengths)[..., None, None]
         np.subtract(1, gates[..., of, :], out=gates[..., 1 - of, :], where=inside)
     return gates
 
@@ -631,7 +635,7 @@ def _kept_gates(w):
 
 def _backward(family, tape, dy, dstate, dc_all, grad_clip):
     if type(tape) is not _Tape or not tape.weights.cell.startswith(family):
-        raise TypeError(f"tape: expected the tape of {family}_forward, got {_named(tape)}")
+        raise TypeError(f"tape: expected the tape of {family or 'cell'}_forward, got {_named(tape)}")
     if tape.memory is None:
         raise ValueError("tape: expected one in use, got one that was garbage before a finaliser brought it back")
     w, x = tape.weights, tape.x
@@ -685,7 +689,7 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
     B = len(x)
     shapes = first.state_shapes(len(packed), B)
     parts = _checks.parts_of("state", state, first.letters)
-    row = _options.row(kind.form, kind.family, None if row is None else np.asarray(row)[None], first.dtype, 1, B)
+    row = _options.row(kind.form, kind.family, row, first.dtype, (B,))
     apart_from = [("x", x), ("row", row)]
     for letter, part, shape in zip(first.letters, parts, shapes):
         apart_from.append(
@@ -698,7 +702,7 @@ def _step(kind, x, state, stack, out, zoneout=NO_ZONEOUT, row=None):
     else:
         y = _checks.output("out", out, first.dtype, (B, first.R), apart_from)
     dense = [np.ascontiguousarray(a) for a in (y, *parts)]
-    Inference(packed, zoneout).run(x[None], dense[1:], None, None, dense[0][None], row)
+    Inference(packed, zoneout).run(x[None], dense[1:], None, None, dense[0][None], None if row is None else row[None])
     for given, result in zip((y, *parts), dense):
         if result is not given:
             given[...] = result

@@ -592,11 +592,8 @@ class Recurrent(Parametrised, Generic[State]):
         """`step`, for arguments of any kind."""
         if self.bidirectional:
             raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
-        with_row = {}
-        if row is not None or self._form.needs_row:
-            row = check.array(self._form.row, row, self.dtype, () if np.ndim(x_t) == 1 else (len(x_t),))
-            with_row["row"] = row.reshape(-1)
-        x, parts, y = self._step_arguments(x_t, state, out, row)
+        x, parts, y, row = self._step_arguments(x_t, state, out, row)
+        with_row = {} if row is None else {"row": row}
         stack, _ = self._snapshot.packed
         y = self._step(x, self._bundle(*parts), stack, out=y, zoneout=self.zoneout, **with_row)
         return out if out is not None else y[0] if np.ndim(x_t) == 1 else y
@@ -958,9 +955,9 @@ class Recurrent(Parametrised, Generic[State]):
             raise ValueError("tape: expected one made with the present weights, got one made before they changed")
 
     def _step_arguments(
-        self, x_t: Any, state: Any, out: Any, row: np.ndarray | None
-    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
-        """`step`'s arguments with a batch axis, checked in the caller's words; row, checked before, is only read."""
+        self, x_t: Any, state: Any, out: Any, row: Any
+    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None, np.ndarray | None]:
+        """x_t, the parts of the state, out and row with a batch axis, checked in the words of the caller of `step`."""
         L, I = self.num_layers, self.input_size
         rank = _rank("x_t", x_t)
         batch = () if rank == 1 else ("B",)
@@ -969,6 +966,10 @@ class Recurrent(Parametrised, Generic[State]):
             raise ValueError(f"x_t: expected shape (B, {I}) or ({I},), got {np.shape(x_t)}")
         x = check.array("x_t", x_t, self.dtype, (*batch, I))
         sizes = x.shape[:-1]
+        if row is not None:
+            row = check.array(self._form.row, row, self.dtype, sizes)
+        elif self._form.needs_row:
+            raise TypeError(f"{self._form.row}: expected an array of shape {sizes}, got None")
         apart = [("x_t", x), (self._form.row, row)]
         for (name, part), letter in zip(self._named_parts("state", state), self._letters, strict=True):
             apart.append((name, check.output(name, part, self.dtype, (L, *sizes, self._part_width(letter)), apart)))
@@ -976,8 +977,9 @@ class Recurrent(Parametrised, Generic[State]):
             out = check.output("out", out, self.dtype, (*sizes, self._output_size), apart)
         parts = [part for _, part in apart[2:]]
         if batch:
-            return x, parts, out
-        return x[None], [part[:, None] for part in parts], None if out is None else out[None]
+            return x, parts, out, row
+        out, row = (None if a is None else a[None] for a in (out, row))
+        return x[None], [part[:, None] for part in parts], out, row
 
 
 class LSTM(Recurrent[LSTMState]):

@@ -1333,7 +1333,7 @@ def _forward(
     given = _checked_parts("state", state, cell, dtype, sizes.of_parts(cell, D))
     lengths = _checks.lengths("lengths", lengths, T, B)
     reset = _checks.reset("reset", reset, (T, B))
-    row = _options.row(form, family, row, dtype, T, B)
+    row = _options.row(form, family, row, dtype, (T, B))
     noise = _options.noise(form, family, zoneout, recurrent_mask, dtype, (T, B, D), R, H)
     training, recompute = _checks.boolean("training", training), _checks.boolean("recompute", recompute)
     return_all = _options.return_all(return_all, form)
@@ -1493,13 +1493,13 @@ def _step(
     shapes = first._replace(B=B).of_parts(cell, L)
     letters = cell.form.letters
     parts = _checks.parts_of("state", state, letters)
-    row = _options.row(cell.form, _family(cell), None if row is None else np.asarray(row)[None], dtype, 1, B)
+    row = _options.row(cell.form, _family(cell), row, dtype, (B,))
     others = [("x", x), ("row", row)]  # whatever the next array to be written may not overlap
     for letter, part, shape in zip(letters, parts, shapes, strict=True):
         others.append((f"state: {letter}", _checks.output(f"state: {letter}", part, dtype, shape, others)))
     parts = [part for _, part in others[2:]]
     shares = _options.shares("zoneout", zoneout)
-    row_t = () if not cell.form.row else (np.ones((B, 1), dtype) if row is None else row[0, :, None],)
+    row_t = () if not cell.form.row else (np.ones((B, 1), dtype) if row is None else row[:, None],)
     if cell.form.takes_stay:
         row_t, shares = (shares[1],), (0.0, 0.0)
     if out is not None:
