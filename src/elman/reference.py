@@ -1028,6 +1028,7 @@ class _Norm:
 
     def __init__(self, a: Array, eps: float, beside: float = 0.0):
         away = a - a.mean(axis=1, keepdims=True)
+        away = away - away.mean(axis=1, keepdims=True)  # what rounding left: DyNet divides equal elements' by 1e-8
         deviation = np.sqrt((away**2).mean(axis=1, keepdims=True) + eps)
         self._scale, self._stretch = 1 / (deviation + beside), (deviation + beside) / deviation
         self.value = away * self._scale
