@@ -4,10 +4,13 @@ table, and what is above its limit; `--write docs/cells.md` puts it into the doc
 Speed: float32, one thread and its own time; the contestants take turns, and of each the shortest time counts, since
 what else the machine does only adds to it. What a cell asks for is what the plain LSTM, GRU or RNN takes, by the ratio
 of what is counted: the multiplications of the products, and the sigmoids and tanhs as ACTIVATION of them each.
+Whoever wants further arrays asks for a copy of them too, which is timed beside it.
 tests/test_cells_table.py computes the errors as well, and with -m slow the speeds.
 """
 
 import argparse
+import ctypes
+import os
 import platform
 import sys
 import time
@@ -470,31 +473,53 @@ def measured(entries, H, rounds=ROUNDS):
     The plain cells must be among them."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((T, B, H), dtype=np.float32)
-    calls, steps = [], []
+    calls, steps, copies = [], [], []
     for entry in entries:
         layer = entry.make(H, H, seed=0)
         given = beside(layer, T, B, np.float32, rng) | entry.asked
-        dys = [np.ones_like(a) for a in parts(layer(x, **given)[0])]
+        y, _, *further = layer(x, **given)
+        copies.append(partial(copied, further))
+        dys = [np.ones_like(a) for a in parts(y)]
         last = {"dc": np.ones((T, B, H), np.float32)} if entry.sees_c else {}
         calls.append(partial(layer, x, **given))
         dy = dys[0] if len(dys) == 1 else tuple(dys)
         steps.append(partial(train, layer, x, dy, given | entry.trained(T), last) if entry.trains else int)
-    rows = []
+    rows, asked = [], shortest(copies, rounds)
     for contestants in (calls, steps):
-        times = [float("inf")] * len(entries)
-        for _ in range(rounds):
-            for k, call in enumerate(contestants):
-                call()  # so that memory and caches are its own, not the neighbour's
-                start = time.thread_time()
-                call()
-                times[k] = min(times[k], time.thread_time() - start)
+        times = shortest(contestants, rounds)
         plain = {entry.name: (entry.work(H), best) for entry, best in zip(entries, times, strict=True)}
         row = []
-        for entry, best in zip(entries, times, strict=True):
+        for entry, best, copying in zip(entries, times, asked, strict=True):
             work, of_like = plain[entry.like]
-            row.append((best / plain[LSTM[0]][1], best / of_like * work / entry.work(H)))
+            row.append((best / plain[LSTM[0]][1], best / (of_like * entry.work(H) / work + copying)))
         rows.append(row)
     return [(*call, *step) for call, step in zip(*rows, strict=True)]
+
+
+def keep_memory():
+    """glibc gives nothing back to the system from here on: what a contestant's output takes is not its neighbours' page
+    faults. Elsewhere nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    for what in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        if mallopt is not None:
+            mallopt(what, 1 << 30)
+
+
+def shortest(contestants, rounds):
+    """The time of each; they take turns."""
+    keep_memory()
+    times = [float("inf")] * len(contestants)
+    for _ in range(rounds):
+        for k, call in enumerate(contestants):
+            call()  # so that memory and caches are its own, not the neighbour's
+            start = time.thread_time()
+            call()
+            times[k] = min(times[k], time.thread_time() - start)
+    return times
+
+
+def copied(arrays):
+    return [a.copy() for a in arrays]
 
 
 def train(layer, x, dy, given, last):
@@ -522,8 +547,9 @@ HEAD = """# Cells and options
 
 {date}, {machine}, one thread, float32, T = {T}, B = {B}, {LARGE} -> {LARGE}. *call* and *training* (forward and
 backward) are times as multiples of the plain LSTM's. *of what it asks*: the time beside that of the nearest plain cell,
-times the ratio of their multiplications ({ACTIVATION} for a sigmoid or the like); up to 1.5 is the aim (2.5 for layer
-normalisation and sLSTM). The two columns of H = {SMALL} say the same of {SMALL} -> {SMALL}.
+times the ratio of their multiplications ({ACTIVATION} for a sigmoid or the like), and that of a copy of further arrays
+that are returned; up to 1.5 is the aim (2.5 for layer normalisation and sLSTM). The two columns of H = {SMALL} say the
+same of {SMALL} -> {SMALL}.
 *gradient error*: the largest difference from central differences, relative to the largest entry of the gradient
 (compiled cell, float64, ragged batch); - where what comes back is another thing on purpose.
 a is W_ih x + b_ih + W_hh h + b_hh, h' and c' are the new h and c.
