@@ -500,9 +500,9 @@ def keep_memory():
     """glibc gives nothing back to the system from here on: what a contestant's output takes is not its neighbours' page
     faults. Elsewhere nothing happens."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    for what in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    for what, size in ((-1, 1 << 30), (-3, 1 << 25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and the most that it takes
         if mallopt is not None:
-            mallopt(what, 1 << 30)
+            mallopt(what, size)
 
 
 def shortest(contestants, rounds):
