@@ -620,6 +620,8 @@ class Recurrent(Parametrised, Generic[State]):
                 return y
         if self.bidirectional:
             raise ValueError("step_many: a bidirectional layer needs the whole sequence; expected bidirectional=False")
+        if self._form.needs_row:
+            raise TypeError(f"step_many: {type(self).__name__} needs {self._form.row}, which only `step` takes")
         L, R = self.num_layers, self._output_size
         checked = check.array("x", x, self.dtype, ("N", self.input_size))
         N = len(checked)
