@@ -69,6 +69,9 @@ class Packed:
     def pack_transposed(self, d: int, dense: tuple[_Array | None, ...]) -> None:
         """And for backward."""
 
+    def padded(self, n: int) -> int:
+        """n rounded up to whole vectors."""
+
     def tape_size(self, rows: int, recompute: bool) -> int:
         """Bytes of a tape for so many true pairs of step and sequence."""
 

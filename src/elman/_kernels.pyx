@@ -287,7 +287,8 @@ cdef class Packed:
     def carries_h(self):
         return bool(self.cell.carries_h)
 
-    cdef ptrdiff_t padded(self, ptrdiff_t n) noexcept:
+    cpdef ptrdiff_t padded(self, ptrdiff_t n) noexcept:
+        """n rounded up to whole vectors."""
         return -(-n // self.kernels.lanes) * self.kernels.lanes
 
     cdef int lay_out(self, int count, const void ***places, const ptrdiff_t *sizes) except -1:

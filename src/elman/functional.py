@@ -162,9 +162,6 @@ class PackedWeights:
                 self._has_transposed = True
         return self.packed
 
-    def _padded(self, n: int) -> int:
-        return -(-n // self.packed.lanes) * self.packed.lanes
-
     def state_shapes(self, D: int, B: int) -> list[tuple[int, int, int]]:
         """Of the parts of a state; an h or y has the R elements that come out."""
         return [(D, B, width) for width in self._widths]
@@ -595,7 +592,10 @@ def _gates_of(tape):
     """(T, B, D, G, H): the gates in a tape, whose rows are in the order of csrc/schedule.h."""
     w, (T, B, _), D, H = tape.weights, tape.x.shape, tape.weights.D, tape.weights.H
     rows, kept = tape._rows(), _kept_gates(w)
-    Hp, start = w._padded(H), rows * w._padded(w.R) if w.packed.carries_h else 0  # a direction's tape begins with h
+    Hp, start = (
+        w.packed.padded(H),
+        rows * w.packed.padded(w.R) if w.packed.carries_h else 0,
+    )  # a direction's tape begins with h
     gates = (np.empty if tape.lengths is None else np.zeros)((T, B, D, len(kept), H), w.dtype)
     places = np.arange(0, gates.size, len(kept) * H, np.intp).reshape(T, B, D)  # of the gates of (t, b, d) in `gates`
     if tape.lengths is not None:

@@ -78,7 +78,7 @@ class Pooling:
                 else:
                     largest = np.where(past_the_ends(n, T)[:, :, None], -np.inf, x).argmax(axis=0)
                     at = largest, np.arange(B)[:, None], np.arange(H)
-                y = x[at].copy()
+                y = x[at] if isinstance(at, tuple) else x[at].copy()  # not a view
                 if ends is not None:
                     y[n == 0] = 0
         return y if batched else y[0], Tape(self, (x.shape, x.dtype, n, at, batched))

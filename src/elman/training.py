@@ -213,6 +213,8 @@ def fit(
         seed = ranks.start(model, optimizer, seed, same)
         batch_size *= ranks.size
     history, clips = History(optimizer), (clip_norm, clip_value)
+    # Checkpoints come last: they keep what the others have seen of an epoch.
+    by_turns = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
     for epoch in range(initial_epoch, epochs):
         start = time.perf_counter()
         rng = np.random.default_rng([seed, epoch])
@@ -236,8 +238,6 @@ def fit(
         if verbose:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in ("grad_norm", "lr"))
             print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.perf_counter() - start:.1f} s", flush=True)
-        # Checkpoints come last: they keep what the others have seen of this epoch.
-        by_turns = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         stop = any([callback.on_epoch_end(model, epoch, dict(logs)) for callback in by_turns])
         if ranks.follow(model, optimizer, stop):
             break

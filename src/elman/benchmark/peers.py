@@ -97,8 +97,17 @@ def truth(case: Case) -> dict[str, np.ndarray]:
 
 def named(prefix: str, parts: Any) -> dict[str, Any]:
     """{"h": ...} or {"h": ..., "c": ...}, from an array or a tuple."""
-    parts = parts if isinstance(parts, tuple) else (parts,)
-    return {prefix + letter: part for letter, part in zip("hc", parts, strict=False)}
+    return {prefix + letter: part for letter, part in zip("hc", _parts(parts), strict=False)}
+
+
+def _parts(state: Any) -> tuple[Any, ...]:
+    """Of a state: an array, or a tuple."""
+    return state if isinstance(state, tuple) else (state,)
+
+
+def _state(case: Case, parts: Any) -> Any:
+    """The way back."""
+    return tuple(parts) if case.cell == "lstm" else parts[0]
 
 
 def _apart(data: Inputs) -> list[tuple[np.ndarray, ...]]:
@@ -108,7 +117,7 @@ def _apart(data: Inputs) -> list[tuple[np.ndarray, ...]]:
 
 def _joined(states: list[Any]) -> dict[str, np.ndarray]:
     """The way back: {"h": (layers, B, H), ...}."""
-    parts = zip(*(state if isinstance(state, tuple) else (state,) for state in states), strict=True)
+    parts = zip(*map(_parts, states), strict=True)
     return named("", tuple(np.stack([np.asarray(a) for a in part], axis=1) for part in parts))
 
 
@@ -121,7 +130,7 @@ def _elman(case: Case, data: Inputs, backend: str = "compiled") -> Ready:
     )
     layer.load_params(data.params)
     x, dy, lengths = data.x, data.dy, data.lengths
-    initial = data.state if case.cell == "lstm" else data.state[0]
+    initial = _state(case, data.state)
 
     if case.work == "step":
         state = layer.zero_state(case.B)
@@ -131,7 +140,7 @@ def _elman(case: Case, data: Inputs, backend: str = "compiled") -> Ready:
         return lambda: layer.step(x, state, out), lambda y: {"y": y, **named("", state)}
 
     if case.work == "step_many":
-        states = [one if case.cell == "lstm" else one[0] for one in _apart(data)]
+        states = [_state(case, parts) for parts in _apart(data)]
         out = np.empty((case.B, case.H), x.dtype)
         return lambda: layer.step_many(x, states, out), lambda y: {"y": y, **_joined(states)}
 
@@ -166,20 +175,17 @@ def _torch(case: Case, data: Inputs, packed: bool = False) -> Ready:
     if case.work == "step":
         x = x[None]
 
-    def form(parts):
-        return tuple(parts) if case.cell == "lstm" else parts[0]
-
     def run():
         if not packed:
-            return module(x, form(parts))
-        y, state = module(pack(x, lengths, enforce_sorted=False), form(parts))
+            return module(x, _state(case, parts))
+        y, state = module(pack(x, lengths, enforce_sorted=False), _state(case, parts))
         return unpack(y, total_length=case.T)[0], state
 
     if packed:
         lengths = torch.tensor(data.lengths)
 
     if case.work == "step":
-        state = form(parts)
+        state = _state(case, parts)
 
         @torch.inference_mode()
         def step():
@@ -203,7 +209,7 @@ def _torch(case: Case, data: Inputs, packed: bool = False) -> Ready:
         return forward, lambda r: _numpy({"y": r[0]} | ({} if padded else named("", r[1])))
 
     dy = torch.tensor(data.dy)
-    wanted = {"dx": x, **named("d", form(parts)), **dict(module.named_parameters())}
+    wanted = {"dx": x, **named("d", _state(case, parts)), **dict(module.named_parameters())}
     for a in wanted.values():
         a.requires_grad_()
 
@@ -224,7 +230,7 @@ def _torch_cell(case: Case, data: Inputs) -> Ready:
     cell = {"rnn": torch.nn.RNNCell, "lstm": torch.nn.LSTMCell, "gru": torch.nn.GRUCell}[case.cell](case.I, case.H)
     cell.load_state_dict({name.removesuffix("_l0"): torch.tensor(a) for name, a in data.params.items()})
     x, *parts = (torch.tensor(a) for a in (data.x, *(part[0] for part in data.state)))
-    state = tuple(parts) if case.cell == "lstm" else parts[0]
+    state = _state(case, parts)
 
     if case.work == "step_many":
         states = [tuple(torch.tensor(a) for a in one) for one in _apart(data)]
@@ -233,8 +239,7 @@ def _torch_cell(case: Case, data: Inputs) -> Ready:
         def step_many():
             nonlocal states
             parts = [torch.cat(part) for part in zip(*states, strict=True)]
-            after = cell(x, tuple(parts) if case.cell == "lstm" else parts[0])
-            parts = after if case.cell == "lstm" else (after,)
+            parts = _parts(cell(x, _state(case, parts)))
             states = list(zip(*(part.split(1) for part in parts), strict=True))
             return parts[0]
 
@@ -333,6 +338,7 @@ def _onnxruntime(case: Case, data: Inputs, bound: bool = False) -> Ready:
     session = onnxruntime.InferenceSession(_onnx_model(case, data), options, providers=["CPUExecutionProvider"])
     letters, D = "hc"[: len(data.state)], case.directions
     states = [f"{s}{k}" for k in range(case.layers) for s in letters]
+    taken = [f"initial_{name}" for name in states]
     state = dict(zip(letters, data.state, strict=True))
     feed = {f"initial_{s}{k}": state[s][k * D : (k + 1) * D] for k in range(case.layers) for s in letters}
     feed["X"] = data.x[None] if case.is_step else data.x
@@ -357,8 +363,6 @@ def _onnxruntime(case: Case, data: Inputs, bound: bool = False) -> Ready:
 
             return lambda: session.run_with_iobinding(binding), state_now
 
-        taken = [f"initial_{name}" for name in states]
-
         def step():
             given = session.run(states, feed)
             feed.update(zip(taken, given, strict=True))
@@ -372,7 +376,6 @@ def _onnxruntime(case: Case, data: Inputs, bound: bool = False) -> Ready:
 
     if case.work == "step_many":
         apart = _apart(data)
-        taken = [f"initial_{name}" for name in states]
 
         def step_many():
             nonlocal apart
