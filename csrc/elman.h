@@ -23,7 +23,7 @@ extern "C" {
     X(rnn_tanh) X(rnn_relu) X(rnn_sigmoid) X(lstm) X(gru_reset_after) X(gru_reset_before) X(rnn_any) \
     X(lstm_any) X(gru_reset_after_any) X(gru_reset_before_any) X(indrnn) X(sru) X(augru_reset_after) \
     X(augru_reset_before) X(min_gru) X(min_lstm) X(qrnn) X(mgu) X(mgu_no_reset) X(cfc_default)       \
-    X(cfc_no_gate) X(cfc_pure) X(slstm) X(lstm_norm_gate) X(lstm_norm_joint) X(gru_norm)
+    X(cfc_no_gate) X(cfc_pure) X(slstm) X(lstm_norm_gate) X(lstm_norm_joint) X(gru_norm) X(affine)
 
 enum {
 #define X(name) ELMAN_##name,

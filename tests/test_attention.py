@@ -103,7 +103,7 @@ def test_gradients_by_central_differences(kind, lengths):
         ("dot", "dkeys = _batched(dscores.swapaxes(1, 2)", "dkeys = -_batched(dscores.swapaxes(1, 2)"),
         ("additive", "d * v * (1 - tanh * tanh)", "d * v * (1 - tanh)"),
         ("additive", "dkeys += d", "dkeys = d"),
-        ("additive", "outer(_rows(dprojected), _rows(query))", "outer(-_rows(dprojected), _rows(query))"),
+        ("additive", "of_query.backward(query, dprojected)", "of_query.backward(query, -dprojected)"),
         ("additive", "dv += (d * tanh)", "dv = (d * tanh)"),
     ],
 )

@@ -484,3 +484,55 @@ def test_the_threads_of_these_problems_are_started(name, D, B, I, H, ragged):
     arguments = [sys.executable, "-c", COUNT_THREADS, name, *(str(int(value)) for value in (D, B, I, H, ragged))]
     run = subprocess.run(arguments, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
     assert run.stdout.split() == [str(MOST - 1)] * 2
+
+
+# ------------------------------------------------------------------------------------------------------- whole models
+
+
+def assert_equal_bytes(got, expected):
+    assert_same_bytes({"array": got}, {"array": expected})
+
+
+def a_model(dtype):
+    lstm, gru = elman.LSTM(5, 19, seed=0, dtype=dtype), elman.GRU(33, 7, seed=2, dtype=dtype)
+    layers = [lstm, elman.Dense(19, 33, seed=1, dtype=dtype), gru, elman.Dense(7, 1, seed=3, dtype=dtype)]
+    return elman.Sequential(layers)
+
+
+@each_dtype
+def test_a_model_alone_in_a_batch_in_pieces_and_streamed(isa, dtype):
+    model, T, B = a_model(dtype), 6, 70
+    x = np.random.default_rng(0).standard_normal((T, B, 5)).astype(dtype)
+    whole = model(x)
+    assert whole.std() > 0.01
+    assert_equal_bytes(model.forward(x)[0], whole)
+    for b in (0, 1, 69):
+        assert_equal_bytes(model(x[:, b]), whole[:, b])
+        state = model.zero_state()
+        assert_equal_bytes(np.stack([model.step(x_t, state) for x_t in x[:, b]]), whole[:, b])
+    first, state = model(x[:2, :3], return_state=True)
+    assert_equal_bytes(np.concatenate([first, model(x[2:, :3], state)]), whole[:, :3])
+
+
+@each_dtype
+def test_layers_without_recurrence_on_any_number_of_threads(isa, dtype):
+    """Rows as many as threads pay for, in odd numbers; and more than are summed at once."""
+    layers = [elman.Dense(65, 63, seed=0, dtype=dtype), elman.TDNN(33, 17, 3, 2, seed=0, dtype=dtype)]
+    for layer in layers:
+        rng = np.random.default_rng(1)
+        x = rng.standard_normal((301, 7, layer.in_features)).astype(dtype)
+        dy = rng.standard_normal((301, 7, layer.out_features)).astype(dtype)
+        found = []
+        for threads in (1, 2, 5):
+            with elman.threads(threads):
+                y, tape = layer.forward(x)
+                dx, grads = layer.backward(tape, dy)
+                found.append([y, dx, *grads.values()])
+        assert all(np.abs(a).max() > 0.01 for a in found[0])
+        for other in found[1:]:
+            for one, a in zip(found[0], other, strict=True):
+                assert_equal_bytes(one, a)
+        for b in (0, 6):
+            y, tape = layer.forward(x[:, b : b + 1])
+            assert_equal_bytes(y, found[0][0][:, b : b + 1])
+            assert_equal_bytes(layer.backward(tape, dy[:, b : b + 1])[0], found[0][1][:, b : b + 1])

@@ -1,4 +1,4 @@
-"""What the layers without recurrence share: their tape, their axes, and products that stay on one thread.
+"""What the layers without recurrence share: their tape and their axes.
 
 Shapes: T steps, B sequences, then the features.
 """
@@ -10,10 +10,6 @@ from typing import Any
 import numpy as np
 
 from . import _checks as check
-
-# Multiplications up to which OpenBLAS, NumPy's usual BLAS, does not wake its threads (interface/gemm.c: 4 * 65536).
-# They spin while they wait: where another process has the other cores, a product of 0.1 ms takes 16.
-ALONE = 262144
 
 
 class Tape:
@@ -65,48 +61,3 @@ def with_batch(x: np.ndarray, lengths: Any) -> tuple[np.ndarray, np.ndarray | No
 def past_the_ends(lengths: np.ndarray, T: int) -> np.ndarray:
     """(T, B) bool: where sequence b has no step t."""
     return np.arange(T)[:, None] >= lengths
-
-
-def product(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """rows (N, K) @ weight (K, M)"""
-    K, M = weight.shape
-    count, columns = _block(K, M)
-    if len(rows) <= count and M <= columns:
-        return rows @ weight
-    result = np.empty((len(rows), M), weight.dtype)
-    whole = len(rows) // count * count  # NumPy goes through full blocks by itself
-    for first in range(0, M, columns):
-        some = slice(first, first + columns)
-        full = rows[:whole].reshape(-1, count, K)
-        np.matmul(full, weight[:, some], out=result[:whole].reshape(-1, count, M)[:, :, some])
-        np.matmul(rows[whole:], weight[:, some], out=result[whole:, some])
-    return result
-
-
-def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a.T (M, N) @ b (N, K): the sum of the outer products of the rows."""
-    M, K = a.shape[1], b.shape[1]
-    count, columns = _block(K, M)
-    if len(a) <= count and M <= columns:
-        return a.T @ b
-    result = np.zeros((M, K), a.dtype)
-    for block, some in blocks(len(a), K, M):
-        result[some] += a[block, some].T @ b[block]
-    return result
-
-
-def blocks(N: int, K: int, M: int) -> list[tuple[slice, slice]]:
-    """N rows, and M columns of K multiplications each, in slices that are small enough for BLAS to stay on this thread:
-    how many threads it has then makes no difference to the bits."""
-    count, columns = _block(K, M)
-    return [
-        (slice(start, start + count), slice(first, first + columns))
-        for start in range(0, N, count)
-        for first in range(0, M, columns)
-    ]
-
-
-def _block(K: int, M: int) -> tuple[int, int]:
-    """The rows and columns of such a block."""
-    count = ALONE // max(1, K * M)
-    return (count, max(1, M)) if count >= 4 else (32, max(1, ALONE // (32 * max(1, K))))

@@ -1,11 +1,12 @@
 """Attention: for each query a mean of the memory's steps, weighted by how well they fit.
 
-Shapes: T queries (steps of a decoder), S steps of the memory (an encoder's outputs), B sequences, Q and M features. The
-products are NumPy's (BLAS), as in `Dense`, in blocks for which it wakes no threads.
+Shapes: T queries (steps of a decoder), S steps of the memory (an encoder's outputs), B sequences, Q and M features.
+Products with weights are those of _affine.py; those of queries and memory are NumPy's.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
@@ -14,10 +15,15 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
 from . import functional
-from ._blocks import Tape, blocks, kept, no_weights, outer, past_the_ends, product
+from ._affine import Affine
+from ._blocks import Tape, kept, no_weights, past_the_ends
 from ._parameters import Parametrised
 
 __all__ = ["AdditiveAttention", "DotAttention"]
+
+# Multiplications up to which OpenBLAS, NumPy's usual BLAS, does not wake its threads (interface/gemm.c: 4 * 65536).
+# They spin while they wait: where another process has the other cores, a product of 0.1 ms takes 16.
+ALONE = 262144
 
 
 class Memory(NamedTuple):
@@ -187,25 +193,25 @@ class AdditiveAttention(_Attention, Parametrised):
         return f"AdditiveAttention({self.query_size}, {self.memory_size}, {self.units}{dtype})"
 
     def _checked(self, query, memory, lengths):
-        query = check.array("query", query, self.dtype, ("T", "B", self.query_size))
+        query = check.array("query", query, self.dtype, ("T", "B", self.query_size), contiguous=True)
         memory = check.array("memory", memory, self.dtype, ("S", query.shape[1], self.memory_size))
         return query, memory, check.lengths("lengths", lengths, *memory.shape[:2])
 
     def _keys(self, values, snapshot):
-        with np.errstate(all="ignore"):
-            return _mapped(values, snapshot.params["weight_memory"].T)
+        _, of_memory = snapshot.packed
+        return of_memory.mapped(values)
 
     def _scores(self, query, remembered):
-        params, keys = remembered.snapshot.params, remembered.keys
-        projected = _mapped(query, params["weight_query"].T)
+        keys, v = remembered.keys, remembered.snapshot.params["weight_score"]
+        of_query, _ = remembered.snapshot.packed
+        projected = of_query.mapped(query)
         scores = np.empty((keys.shape[1], len(query), len(keys)), self.dtype)
         for t, w_q in enumerate(projected):
-            scores[:, t] = np.einsum("sbu,u->bs", functional.tanh(keys + w_q), params["weight_score"])
+            scores[:, t] = np.einsum("sbu,u->bs", functional.tanh(keys + w_q), v)
         return scores, projected
 
     def _scores_backward(self, query, remembered, projected, dscores):
-        params, values, keys = remembered.snapshot.params, remembered.values, remembered.keys
-        v = params["weight_score"]
+        values, keys, v = remembered.values, remembered.keys, remembered.snapshot.params["weight_score"]
         dprojected, dkeys, dv = np.empty_like(projected), np.zeros_like(keys), np.zeros_like(v)
         for t, w_q in enumerate(projected):
             tanh = functional.tanh(keys + w_q)
@@ -214,12 +220,13 @@ class AdditiveAttention(_Attention, Parametrised):
             d = d * v * (1 - tanh * tanh)
             dprojected[t] = d.sum(axis=0)
             dkeys += d
-        new = {
-            "weight_query": outer(_rows(dprojected), _rows(query)),
-            "weight_memory": outer(_rows(dkeys), _rows(values)),
-            "weight_score": dv,
-        }
-        return _mapped(dprojected, params["weight_query"]), _mapped(dkeys, params["weight_memory"]), new
+        of_query, of_memory = remembered.snapshot.packed
+        dquery, dweight_query, _ = of_query.backward(query, dprojected)
+        dvalues, dweight_memory, _ = of_memory.backward(values, dkeys)
+        return dquery, dvalues, {"weight_query": dweight_query, "weight_memory": dweight_memory, "weight_score": dv}
+
+    def _packed(self, params):
+        return Affine(params["weight_query"], None), Affine(params["weight_memory"], None)
 
     def _check_grads(self, grads, dcontext):
         if grads is not None:
@@ -233,18 +240,13 @@ def _true(past):
     return True if past is None else ~past
 
 
-def _rows(a):
-    return a.reshape(-1, a.shape[-1])
-
-
-def _mapped(a, weight):
-    """a (..., K) @ weight (K, N)"""
-    return product(_rows(a), weight).reshape(*a.shape[:-1], weight.shape[1])
-
-
 def _batched(a, b):
-    """a (B, N, K) @ b (B, K, M)"""
-    result = np.empty((*a.shape[:2], b.shape[2]), a.dtype)
-    for rows, columns in blocks(a.shape[1], *b.shape[1:]):
+    """a (B, N, K) @ b (B, K, M), in blocks for which BLAS stays on this thread: how many it has changes no bit then."""
+    N, (K, M) = a.shape[1], b.shape[1:]
+    count = ALONE // max(1, K * M)
+    count, width = (count, max(1, M)) if count >= 4 else (32, max(1, ALONE // (32 * max(1, K))))
+    result = np.empty((len(a), N, M), a.dtype)
+    for row, column in itertools.product(range(0, N, count), range(0, M, width)):
+        rows, columns = slice(row, row + count), slice(column, column + width)
         np.matmul(a[:, rows], b[:, :, columns], out=result[:, rows, columns])
     return result

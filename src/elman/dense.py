@@ -1,7 +1,4 @@
-"""Dense: the output layer o_t = V h_t + c, on every step or on one.
-
-The products are NumPy's (BLAS), not kernels: the promise about equal bits in any batch ends at the recurrent layers.
-"""
+"""Dense: the output layer o_t = V h_t + c, on every step or on one. The arithmetic is that of _affine.py."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
-from ._blocks import outer, product
+from ._affine import Affine
 from ._parameters import Parametrised
 
 __all__ = ["Dense"]
@@ -63,14 +60,14 @@ class Dense(Parametrised):
 
         TypeError: another float type. ValueError: another last axis.
         """
-        x = self._checked("x", x, self.in_features)
-        return self._map(self._snapshot, x)
+        affine = self._snapshot.packed
+        y = affine(x)
+        return affine.mapped(self._checked(x)) if y is None else y
 
     def forward(self, x: ArrayLike) -> tuple[np.ndarray, Tape]:
         """The same y, and a tape for `backward` that holds its own copy of x."""
-        x = self._checked("x", x, self.in_features).copy()
-        snapshot = self._snapshot
-        return self._map(snapshot, x), Tape(snapshot, x)
+        x, snapshot = self._checked(x).copy(), self._snapshot
+        return snapshot.packed.mapped(x), Tape(snapshot, x)
 
     def backward(
         self, tape: Tape, dy: ArrayLike, grads: MutableMapping[str, np.ndarray] | None = None
@@ -88,32 +85,19 @@ class Dense(Parametrised):
             raise TypeError(f"tape: expected what forward returned, got {type(tape).__name__}")
         if tape.snapshot is not self._snapshot:
             raise ValueError("tape: expected one made by this layer with its present weights, got another")
-        dy = check.array("dy", dy, self.dtype, (*tape.x.shape[:-1], self.out_features))
+        dy = check.array("dy", dy, self.dtype, (*tape.x.shape[:-1], self.out_features), contiguous=True)
         if grads is not None:
             self._checked_grads(grads, (("dy", dy),))
-        rows_x, rows_dy = tape.x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
-        with np.errstate(all="ignore"):  # NaN and infinity travel without a warning
-            new = {"weight": outer(rows_dy, rows_x)}
-            if self.bias:
-                new["bias"] = rows_dy.sum(axis=0, dtype=np.float64).astype(self.dtype)
-            weight, _ = tape.snapshot.packed
-            dx = product(rows_dy, weight).reshape(tape.x.shape)
-            return dx, self._accumulated(grads, new)
+        dx, dweight, dbias = tape.snapshot.packed.backward(tape.x, dy)
+        new = {"weight": dweight} if dbias is None else {"weight": dweight, "bias": dbias}
+        return dx, self._accumulated(grads, new)
 
-    def _checked(self, name, value, features):
-        shape, _ = check.shape_and_dtype(name, value)
-        return check.array(name, value, self.dtype, (*shape[:-1], features))
+    def _checked(self, x):
+        shape, _ = check.shape_and_dtype("x", x)
+        return check.array("x", x, self.dtype, (*shape[:-1], self.in_features), contiguous=True)
 
     def _packed(self, params):
-        return params["weight"], params.get("bias")
-
-    def _map(self, snapshot, x):
-        weight, bias = snapshot.packed
-        with np.errstate(all="ignore"):
-            y = product(x.reshape(-1, self.in_features), weight.T)
-            if bias is not None:
-                y += bias
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return Affine(params["weight"], params.get("bias"))
 
 
 class Tape:

@@ -135,8 +135,12 @@ class Sequential(Composite):
         self.layers = tuple(layers)
         self.dtype = dtypes[0] if dtypes else check.FLOATS[0]
         self._takes = takes
+        self._options = [tuple(sorted(names - {"state"})) for names in takes]
+        self._stateful = [(layer, "state" in names) for layer, names in zip(layers, takes)]
+        self._state_count = sum(has_state for _, has_state in self._stateful)
+        self._whole = next((i for i, names in enumerate(takes) if _needs_whole(layers[i], names)), None)
         self._weighted = [(str(i), layer) for i, layer in enumerate(layers) if isinstance(layer, Parametrised)]
-        self._places = [Placed(f"layers[{i}], {type(layer).__name__}") for i, layer in enumerate(layers)]
+        self._places = [f"layers[{i}], {type(layer).__name__}" for i, layer in enumerate(layers)]
         self._fixed = frozenset(("layers", "dtype"))
 
     def __repr__(self) -> str:
@@ -178,10 +182,10 @@ class Sequential(Composite):
         x, past = self._entered(x, lengths)
         states = iter(self._states(state))
         final = []
-        for i, layer in enumerate(self.layers):
-            options = {"lengths": lengths} if "lengths" in self._takes[i] else {}
-            with self._places[i]:
-                if "state" in self._takes[i]:
+        with Placed(*self._places) as at:
+            for at.i, (layer, has_state) in enumerate(self._stateful):
+                options = {"lengths": lengths} if "lengths" in self._takes[at.i] else {}
+                if has_state:
                     x, state_i = layer(x, next(states), **options)
                     final.append(state_i)
                 else:
@@ -212,15 +216,15 @@ class Sequential(Composite):
         states = iter(self._states(state))
         given = {"lengths": lengths, "rng": rng}
         final, tapes = [], []
-        for i, layer in enumerate(self.layers):
-            options = {name: given[name] for name in self._takes[i] if name in given}
-            with self._places[i]:
-                if "state" in self._takes[i]:
+        with Placed(*self._places) as at:
+            for at.i, (layer, has_state) in enumerate(self._stateful):
+                options = {name: given[name] for name in self._options[at.i]}
+                if has_state:
                     x, state_i, tape = layer.forward(x, next(states), **options)
                     final.append(state_i)
                 else:
                     x, tape = layer.forward(x, **options)
-            tapes.append(tape)
+                tapes.append(tape)
         return self._left(x, past), Tape(self, tapes, past, tuple(final))
 
     def backward(
@@ -252,12 +256,13 @@ class Sequential(Composite):
         """dx, the gradient by the initial states, and by every weight. dstate : by the final states, or ()."""
         d: Any = dy if tape._past is None or self._pools else self._zeroed("dy", dy, tape._past)
         final, initial, found = list(dstate), [], []
-        for i in reversed(range(len(self.layers))):
-            given = {"dstate": final.pop()} if dstate and "state" in self._takes[i] else {}
-            with self._places[i]:
-                d, *dstate_i, layer_grads = self.layers[i].backward(tape._tapes[i], d, **given)
-            initial[:0] = dstate_i
-            found.append((i, layer_grads))
+        with Placed(*self._places) as at:
+            for at.i in reversed(range(len(self.layers))):
+                layer, has_state = self._stateful[at.i]
+                given = {"dstate": final.pop()} if dstate and has_state else {}
+                d, *dstate_i, layer_grads = layer.backward(tape._tapes[at.i], d, **given)
+                initial[:0] = dstate_i
+                found.append((at.i, layer_grads))
         return d, tuple(initial), {f"{i}.{name}": g for i, grads in reversed(found) for name, g in grads.items()}
 
     def zero_state(self, batch: int | None = None) -> tuple[Any, ...]:
@@ -284,9 +289,9 @@ class Sequential(Composite):
         self._check_streams("step")
         states = iter(self._states(state))
         x: Any = x_t
-        for i, layer in enumerate(self.layers):
-            with self._places[i]:
-                x = layer.step(x, next(states)) if "state" in self._takes[i] else layer(x)
+        with Placed(*self._places) as at:
+            for at.i, (layer, has_state) in enumerate(self._stateful):
+                x = layer.step(x, next(states)) if has_state else layer(x)
         return x
 
     # ------------------------------------------------------------------------------------------------- training
@@ -356,7 +361,7 @@ class Sequential(Composite):
         return y
 
     def _states(self, state):
-        count = sum("state" in takes for takes in self._takes)
+        count = self._state_count
         if state is None:
             return [None] * count
         if not isinstance(state, (tuple, list)) or isinstance(state, np.ndarray):
@@ -366,11 +371,16 @@ class Sequential(Composite):
         return state
 
     def _check_streams(self, who):
-        for i, (layer, takes) in enumerate(zip(self.layers, self._takes)):
-            if getattr(layer, "bidirectional", False) or takes & {"state", "lengths"} == {"lengths"}:
-                raise ValueError(
-                    f"{who}: layers[{i}], {layer!r}, needs the whole sequence and cannot go on from a state"
-                )
+        if self._whole is not None:
+            i = self._whole
+            raise ValueError(
+                f"{who}: layers[{i}], {self.layers[i]!r}, needs the whole sequence and cannot go on from a state"
+            )
+
+
+def _needs_whole(layer: Any, takes: frozenset[str]) -> bool:
+    """Whether the layer, which takes these, cannot be stepped."""
+    return getattr(layer, "bidirectional", False) or takes & {"state", "lengths"} == {"lengths"}
 
 
 def _check_features(layers: Sequence[Any]) -> tuple[int | None, int | None]:
@@ -407,16 +417,16 @@ def _size(layer: Any, *names: str) -> int | None:
 
 
 class Placed:
-    """`with` it, errors say where in a model they come from."""
+    """`with` it, errors say where in a model they come from: in which of these places, the one of number `i`."""
 
-    __slots__ = ("_where",)
+    __slots__ = ("_places", "i")
 
-    def __init__(self, where: str):
-        self._where = where
+    def __init__(self, *places: str):
+        self._places, self.i = places, 0
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Placed:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *trace: object) -> None:
         if kind in (ValueError, TypeError):
-            raise kind(f"{self._where}: {error}") from error
+            raise kind(f"{self._places[self.i]}: {error}") from error

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
-from ._blocks import Tape, kept, outer, past_the_ends, product, with_batch
+from ._affine import Affine
+from ._blocks import Tape, kept, past_the_ends, with_batch
 from ._parameters import Parametrised
 
 __all__ = ["TDNN"]
@@ -92,12 +93,7 @@ class TDNN(Parametrised):
         if past is not None:
             padded[left : left + T][past] = 0
         snapshot = self._snapshot
-        y = np.zeros((T, B, self.out_features), self.dtype)
-        with np.errstate(all="ignore"):
-            for k, W_k in enumerate(self._maps(snapshot)):
-                y += product(self._seen(padded, k, T), W_k.T).reshape(y.shape)
-            if self.bias:
-                y += snapshot.params["bias"]
+        y = snapshot.packed.mapped(self._seen(padded, T))
         if past is not None:
             y[past] = 0
         return y if batched else y[:, 0], Tape(self, (padded, past, batched), snapshot)
@@ -121,19 +117,18 @@ class TDNN(Parametrised):
         dy = dy.reshape(T, B, self.out_features)
         if past is not None:
             dy = np.where(past[:, :, None], self.dtype.type(0), dy)
-        rows = dy.reshape(-1, self.out_features)
+        dseen, dweight, dbias = tape._snapshot.packed.backward(self._seen(padded, T), np.ascontiguousarray(dy))
         dpadded = np.zeros(padded.shape, self.dtype)
-        new = {"weight": np.empty((self.out_features, self.in_features, self.kernel_size), self.dtype)}
-        with np.errstate(all="ignore"):
-            for k, W_k in enumerate(self._maps(tape._snapshot)):
-                new["weight"][:, :, k] = outer(rows, self._seen(padded, k, T))
-                start = k * self.dilation
-                dpadded[start : start + T] += product(rows, W_k).reshape(T, B, self.in_features)
-            if self.bias:
-                new["bias"] = rows.sum(axis=0, dtype=np.float64).astype(self.dtype)
+        with np.errstate(all="ignore"):  # NaN and infinity travel without a warning
+            for start, part in zip(self._starts(), np.split(dseen, self.kernel_size, axis=2)):
+                dpadded[start : start + T] += part
             dx = dpadded[self._left : self._left + T]
             if past is not None:
                 dx[past] = 0
+            by_step = dweight.reshape(self.out_features, self.kernel_size, self.in_features)
+            new = {"weight": np.ascontiguousarray(by_step.swapaxes(1, 2))}
+            if dbias is not None:
+                new["bias"] = dbias
             grads = self._accumulated(grads, new)
         return np.array(dx if batched else dx[:, 0]), grads
 
@@ -143,11 +138,13 @@ class TDNN(Parametrised):
         span = (self.kernel_size - 1) * self.dilation
         return span if self.causal else span // 2
 
-    def _maps(self, snapshot):
-        """W_0, W_1, ... as dense (O, I)."""
-        return np.ascontiguousarray(snapshot.params["weight"].transpose(2, 0, 1))
+    def _packed(self, params):
+        by_step = params["weight"].swapaxes(1, 2).reshape(self.out_features, -1)
+        return Affine(by_step, params.get("bias"))
 
-    def _seen(self, padded, k, T):
-        """What W_k sees for each (t, b), as rows."""
-        start = k * self.dilation
-        return padded[start : start + T].reshape(-1, self.in_features)
+    def _starts(self):
+        return range(0, self.kernel_size * self.dilation, self.dilation)
+
+    def _seen(self, padded, T):
+        """The steps that W_0, W_1, ... see for each (t, b), side by side: (T, B, kernel_size * I)."""
+        return np.concatenate([padded[start : start + T] for start in self._starts()], axis=2)

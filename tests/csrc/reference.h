@@ -262,6 +262,8 @@ static void sru(unit *s)
     s->h = mixed(r, activated(s->p, 2, s->c), ax(s, 3));
 }
 
+static void affine_map(unit *s) { s->h = ax(s, 0); }
+
 static dual min_g(problem *p, dual a)
 {
     note_kink(p, a.value);
@@ -454,6 +456,7 @@ static const struct {
     [ELMAN_slstm] = {.step = slstm},
     [ELMAN_lstm_norm_gate] = {.step = lstm_norm_gate, .before = gate_norm_sums, .after = gate_norm_output},
     [ELMAN_lstm_norm_joint] = {.step = lstm_norm_joint, .before = joint_norm_products, .after = joint_norm_output},
+    [ELMAN_affine] = {.step = affine_map},
     [ELMAN_gru_norm] = {.step = gru_reset_after_any, .before = gru_norm_products},
 };
 
