@@ -36,14 +36,13 @@ class Affine:
         self._scratch: deque[_kernels.Memory] = deque(maxlen=1)
 
     def __call__(self, x: Any) -> np.ndarray | None:
-        """x (N, I) or (I,) -> y (N, O) or (O,), a new array; None where x is anything but a dense array of W's dtype
-        with I features."""
-        return self._stack.step(x, (), None)
-
-    def mapped(self, x: np.ndarray) -> np.ndarray:
-        """x (..., I), dense and of W's dtype -> y (..., O)"""
-        y: np.ndarray = self._stack.step(x.reshape(-1, self._packed.I), (), None)
-        return y.reshape(*x.shape[:-1], self._packed.H)
+        """x (..., I) -> y (..., O), a new array; None where x is anything but an array of W's dtype with I features."""
+        if getattr(x, "ndim", 0) <= 2:
+            return self._stack.step(x, (), None)
+        if not isinstance(x, np.ndarray) or x.shape[-1] != self._packed.I:
+            return None
+        y = self._stack.step(x.reshape(-1, self._packed.I), (), None)
+        return None if y is None else y.reshape(*x.shape[:-1], self._packed.H)
 
     def backward(self, x: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """x (..., I) and dy (..., O), both dense -> dx like x, dW (O, I) and db (O,), or None without a bias."""

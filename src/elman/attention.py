@@ -199,12 +199,12 @@ class AdditiveAttention(_Attention, Parametrised):
 
     def _keys(self, values, snapshot):
         _, of_memory = snapshot.packed
-        return of_memory.mapped(values)
+        return of_memory(values)
 
     def _scores(self, query, remembered):
         keys, v = remembered.keys, remembered.snapshot.params["weight_score"]
         of_query, _ = remembered.snapshot.packed
-        projected = of_query.mapped(query)
+        projected = of_query(query)
         scores = np.empty((keys.shape[1], len(query), len(keys)), self.dtype)
         for t, w_q in enumerate(projected):
             scores[:, t] = np.einsum("sbu,u->bs", functional.tanh(keys + w_q), v)

@@ -62,12 +62,12 @@ class Dense(Parametrised):
         """
         affine = self._snapshot.packed
         y = affine(x)
-        return affine.mapped(self._checked(x)) if y is None else y
+        return affine(self._checked(x)) if y is None else y
 
     def forward(self, x: ArrayLike) -> tuple[np.ndarray, Tape]:
         """The same y, and a tape for `backward` that holds its own copy of x."""
         x, snapshot = self._checked(x).copy(), self._snapshot
-        return snapshot.packed.mapped(x), Tape(snapshot, x)
+        return snapshot.packed(x), Tape(snapshot, x)
 
     def backward(
         self, tape: Tape, dy: ArrayLike, grads: MutableMapping[str, np.ndarray] | None = None

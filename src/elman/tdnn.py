@@ -93,7 +93,7 @@ class TDNN(Parametrised):
         if past is not None:
             padded[left : left + T][past] = 0
         snapshot = self._snapshot
-        y = snapshot.packed.mapped(self._seen(padded, T))
+        y = snapshot.packed(self._seen(padded, T))
         if past is not None:
             y[past] = 0
         return y if batched else y[:, 0], Tape(self, (padded, past, batched), snapshot)
