@@ -318,6 +318,7 @@ def test_arguments_of_esn():
         ({"lengths": 0}, "warmup: expected steps"),
         ({"y": np.zeros((4, 1), np.float32)}, "y: expected shape"),
         ({"y": np.full((5, 1), np.nan, np.float32)}, "y: expected finite"),
+        ({"x": np.full((5, 1), np.nan, np.float32)}, "x: expected finite"),
     ):
         with pytest.raises(ValueError, match=message):
             esn.fit_readout(**({"x": x, "y": x} | wrong))

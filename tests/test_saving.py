@@ -245,6 +245,7 @@ ARRAYS = {
     "none": np.zeros((0, 3), np.float32),
     "matrix": np.arange(6, dtype=np.float32).reshape(2, 3).T,
     "bytes": np.arange(5, dtype=np.uint8),
+    "mask": np.array([[True], [False]]),
     "wide": np.array([[math.pi, np.nan, -np.inf]]),
     "ü/名": np.array([-1, 2], ">i2"),
 }
@@ -298,6 +299,15 @@ def test_ours_reads_the_safetensors_package(path):
         assert ours[name].dtype == a.dtype
         np.testing.assert_array_equal(ours[name], a)
     refused(path, "expected a file of elman.save, got one without a description")
+
+
+def test_a_bool_is_a_byte_of_0_or_1(path):
+    header = {"mask": entry(dtype="BOOL", shape=[3], data_offsets=[0, 3])}
+    path.write_bytes(packed(header, b"\x01\x00\x01"))
+    mask = elman.read_params(path)["mask"]
+    assert mask.dtype == np.bool_ and mask.tolist() == [True, False, True]
+    path.write_bytes(packed(header, b"\x01\x00\x02"))
+    refused(path, "'mask': expected bytes 0 and 1 for BOOL, got 2", elman.read_params)
 
 
 def test_both_ways_with_pytorch(path):
@@ -385,8 +395,11 @@ LSTM = type("LSTM", (elman.LSTM,), {})
         (lambda p: elman.save_params(p, [1, 2]), TypeError, "params: expected a mapping .*got list"),
         (lambda p: elman.save_params(p, {1: [1.0]}), TypeError, "params: expected names that are strings, got 1"),
         (lambda p: elman.save_params(p, {"__metadata__": [1.0]}), ValueError, "params: expected another name"),
-        (lambda p: elman.save_params(p, {"a": [True]}), TypeError, "params: a: expected a dtype of F64, .*got bool"),
-        (lambda p: elman.save_params(p, {"a": [1j]}), TypeError, "params: a: expected a dtype of .*got complex128"),
+        (
+            lambda p: elman.save_params(p, {"a": [1j]}),
+            TypeError,
+            "params: a: expected a dtype of F64, .*got complex128",
+        ),
         (lambda p: elman.save_params(p, {"a": "text"}), TypeError, "params: a: expected a dtype"),
         (lambda p: elman.save_params(p, {"a": None}), TypeError, "params: a: expected a dtype of .*got object"),
         (lambda p: elman.save_params(p, {"a" * 10**7: [1.0]}), ValueError, "params: expected names that need at most"),

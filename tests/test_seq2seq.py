@@ -497,6 +497,23 @@ def test_the_end_ends(width):
     assert model.decode(np.zeros((5, 0), int), beam_width=width) == []
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_long_way(width):
+    """What `max_length` allows is not taken before it is needed, and the tokens of many steps are kept."""
+    model = grus()
+    with model.edit() as p:
+        p["output.2.bias"][END] = -50
+    long, scores = model.decode(SOURCE, beam_width=width, max_length=200, return_scores=True)
+    assert [len(tokens) for tokens in long] == [200] * 4
+    for b, tokens in enumerate(long):
+        logits = model(SOURCE[:, b : b + 1], tokens[:, None])[:-1, 0].astype(np.float64)
+        picked = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[np.arange(200), tokens]
+        np.testing.assert_allclose(picked.mean(), scores[b], rtol=1e-6)
+    with model.edit() as p:
+        p["output.2.bias"][END] = 50
+    assert [len(tokens) for tokens in model.decode(SOURCE, beam_width=width, max_length=2**62)] == [0] * 4
+
+
 # ---------------------------------------------------------------------------------------------------- training
 
 

@@ -569,6 +569,22 @@ def test_a_checkpoint_in_a_folder_that_does_not_exist(tmp_path, monkeypatch):
     assert same(elman.load(tmp_path / "best"), model)
 
 
+@pytest.mark.parametrize("path", ["", ".", "folder"])
+def test_a_checkpoint_in_place_of_a_folder(tmp_path, monkeypatch, path):
+    """It could not be written after the first epoch."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    model = classifier()
+    with pytest.raises(ValueError, match="^path: expected a file in a folder that exists, got "):
+        model.fit(*first_decides(9), **FITTED, callbacks=[Checkpoint(path)])
+    assert same(model, classifier())
+
+
+def test_a_checkpoint_without_a_path():
+    with pytest.raises(TypeError, match="^path: expected a str or os.PathLike, got NoneType$"):
+        Checkpoint(None)
+
+
 def test_learning_rates():
     _, history = train(3, lr=lambda epoch: 0.1 / 2**epoch)
     assert history.history["lr"] == [0.1, 0.05, 0.025] and history.optimizer.lr == 0.025

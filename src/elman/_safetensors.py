@@ -35,6 +35,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U32": np.dtype("<u4"),
     "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -101,8 +102,11 @@ class Reader:
         dtype, shape, begin, end = self.entries[name]
         a = np.empty(shape, dtype)
         self._file.seek(self._start + begin)
-        if self._file.readinto(a.reshape(-1).view(np.uint8).data) != end - begin:
+        raw = a.reshape(-1).view(np.uint8)
+        if self._file.readinto(raw.data) != end - begin:
             self.refuse(f"{shown(name)}: the file was cut short while it was read")
+        if dtype == np.bool_ and (raw > 1).any():
+            self.refuse(f"{shown(name)}: expected bytes 0 and 1 for BOOL, got {raw.max()}")
         return a.astype(dtype.newbyteorder("="), copy=False)
 
     def refuse(self, what: str) -> NoReturn:

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _checks as check
 from ._parameters import same_names
+from ._safetensors import path_of
 from .optimizers import Optimizer
 from .schedules import _metric
 
@@ -161,8 +162,8 @@ class Checkpoint(_Watching):
         `elman.load_checkpoint` can resume the training.
     monitor, mode, min_delta : as in `EarlyStopping`.
 
-    `fit` refuses by a ValueError, before it trains, a path in a folder that does not exist and an optimiser that is not
-    its own.
+    `fit` refuses by a ValueError, before it trains, a path that is a folder or in none that exists, and an optimiser
+    that is not its own.
 
     The best alone, and a training that can be interrupted:
 
@@ -195,7 +196,7 @@ class Checkpoint(_Watching):
         min_delta: float = 0.0,
     ):
         super().__init__(monitor, mode, min_delta)
-        self.path = os.fspath(path)
+        self.path = path_of(path)
         self.save_best_only = check.boolean("save_best_only", save_best_only)
         self.optimizer = optimizer
         self._lr: Any = None
@@ -211,8 +212,7 @@ class Checkpoint(_Watching):
             from .saving import check_optimizer  # which knows the models, as they know this module
 
             check_optimizer(self.optimizer, model)
-        folder = os.path.dirname(os.path.abspath(self.path))
-        if not os.path.isdir(folder):
+        if os.path.isdir(self.path or ".") or not os.path.isdir(os.path.dirname(os.path.abspath(self.path))):
             raise ValueError(f"path: expected a file in a folder that exists, got {self.path!r}")
         self._seen = None
         super().on_train_begin(model, initial_epoch, names)

@@ -166,8 +166,9 @@ class ESN(Recurrent[np.ndarray]):
         if not counts.any():
             raise ValueError(f"warmup: expected steps that are left to fit, got none after the first {warmup}")
         h, wanted = states[counts].astype(np.float64), target[counts].astype(np.float64)
-        if not np.isfinite(wanted).all():
-            raise ValueError("y: expected finite values in the steps that count")
+        for name, values in (("x: expected finite outputs", h), ("y: expected finite values", wanted)):
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} in the steps that count")
         h_mean, mean = h.mean(axis=0), wanted.mean(axis=0)
         h -= h_mean
         weight = np.linalg.solve(h.T @ h + ridge * np.eye(h.shape[1]), h.T @ (wanted - mean)).T

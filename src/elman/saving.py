@@ -244,7 +244,7 @@ def save_params(path: str | os.PathLike[str], params: Mapping[str, ArrayLike]) -
     """Keep named arrays alone, in a safetensors file.
 
     path : where to; a file that is there is replaced at the end, whole or not at all.
-    params : arrays of floats (16, 32, 64 bits) or integers, of any shape, or what `numpy.asarray` reads, by name.
+    params : arrays of floats (16, 32, 64 bits), integers or bool, of any shape, or what `numpy.asarray` reads, by name.
 
     TypeError, ValueError: a name that is no string, another dtype. OSError: the file cannot be written. After an
     error the path is as it was.

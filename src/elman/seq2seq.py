@@ -358,7 +358,7 @@ class Seq2Seq(Composite):
         # Hypothesis k of sequence b is row k * B + b of the decoder's batch. At first there is one; -inf is none.
         rows = np.tile(np.arange(B), K)
         token = np.full((K, B), self.start)
-        tokens = np.empty((max_length, K, B), np.intp)
+        tokens = np.empty((min(max_length, 64), K, B), np.intp)
         log_p, score = np.full((K, B), -np.inf), np.zeros((K, B))
         log_p[0] = 0
         counts, ended = np.zeros((K, B), np.intp), np.zeros((K, B), bool)
@@ -377,6 +377,8 @@ class Seq2Seq(Composite):
             (k, token), b = np.divmod(best, V), np.arange(B)
             log_p = np.where(np.isneginf(score), -np.inf, log_ps[k, b, token])
             counts, ended = counts[k, b], ended[k, b] | (token == self.end)
+            if t == len(tokens):
+                tokens = np.concatenate([tokens, np.empty_like(tokens)])
             tokens[:t] = tokens[:t, k, b]
             tokens[t] = token
             rows = (k * B + b).reshape(-1)
