@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -94,9 +95,13 @@ def test_gradients_by_central_differences(layer, x, options):
 @pytest.mark.parametrize(
     "cls, right, wrong",
     [
-        (TDNN, "dpadded[start : start + T] += ", "dpadded[start : start + T] -= "),
+        (
+            TDNN,
+            "dpadded[start + steps.start : start + steps.stop] += ",
+            "dpadded[start + steps.start : start + steps.stop] -= ",
+        ),
         (TDNN, "zip(self._starts(), np.split", "zip(range(9), np.split"),
-        (TDNN, "backward(self._seen(padded, T)", "backward(self._seen(padded[::-1], T)"),
+        (TDNN, "backward(self._seen(padded, steps)", "backward(self._seen(padded[::-1], steps)"),
         (Pooling, "np.maximum(n, 1).astype(dtype)", "np.maximum(n, 2).astype(dtype)"),
         (Pooling, "np.maximum(n - 1, 0), np", "np.maximum(n - 1, 1), np"),
         (Pooling, "dy = np.where(n[:, None] == 0, dtype.type(0), dy)", "pass"),
@@ -392,3 +397,14 @@ def test_a_tdnn_that_sees_one_step_is_dense():
     tdnn.load_params({"weight": dense.params["weight"][:, :, None], "bias": dense.params["bias"]})
     x = draw(50, 9, 64, dtype=np.float32)
     np.testing.assert_allclose(tdnn(x), dense(x), rtol=0, atol=1e-6)
+
+
+def test_a_wide_kernel_takes_no_more_memory_than_a_piece():
+    """What all kernel_size taps see of all steps would be kernel_size times x."""
+    layer, x = TDNN(8, 8, 200, seed=0), np.ones((20_000, 2, 8), np.float32)  # 2.6 MB; seen at once 512
+    tracemalloc.start()
+    y, tape = layer.forward(x)
+    layer.backward(tape, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6

@@ -831,3 +831,9 @@ def test_calls_during_steps_see_whole_weights():
         again.step(grads)
         allowed.add(twin(x)[0].tobytes())
     assert set(seen) <= allowed and len(allowed) == 151
+
+
+@pytest.mark.parametrize("cls", [elman.SGD, elman.RMSprop, elman.Adam, elman.AdamW])
+def test_a_class_is_no_layer(cls):
+    with pytest.raises(TypeError, match="^layers"):
+        cls(elman.GRU)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 import sys
 
 import numpy as np
@@ -961,3 +962,104 @@ def test_any_number_will_do(kind):
         return kind(1), np.zeros_like(prediction)
 
     assert classifier().evaluate(*first_decides(4), loss=loss, metrics=[one]) == {"loss": 1.0, "one": 1.0}
+
+
+# --------------------------------------------------------------------- integers, Python's floats, empty sequences
+
+
+@pytest.mark.parametrize("front", [[], [Activation("relu")], [Dropout(0.0)]])
+@pytest.mark.parametrize("batch_size", [4, 6])
+def test_integers_are_numbers_for_a_model_without_tokens(front, batch_size):
+    """A batch of as many rows as features, once taken for (N, T) and turned around, would pass unseen."""
+    x, y = np.random.default_rng(0).integers(0, 9, (24, 6)), np.arange(24) % 2
+    model = Sequential([*front, Dense(6, 2, seed=0)])
+    twin = copy.deepcopy(model)
+    for each, data in ((model, x.astype(np.uint8)), (twin, x.astype(np.float32))):
+        each.fit(data, y, batch_size=batch_size, **FITTED)
+    assert same(model, twin)
+    assert np.array_equal(model.predict(x, batch_size=batch_size), twin.predict(x.astype(np.float32)))
+
+
+@pytest.mark.parametrize("model", [Sequential([Dense(3, 2)]), classifier()])
+def test_a_list_of_rows_is_no_list_of_sequences(model):
+    with pytest.raises(ValueError, match=r"^x\[0\]: expected shape \(T, I\), got an array of int64 with shape \(3,\)$"):
+        model.predict([[1, 2, 3]] * 3, batch_size=3)
+
+
+def steps(outputs):
+    return Sequential([LSTM(3, 4, seed=0), Dense(4, outputs, seed=0)])
+
+
+@pytest.mark.parametrize("empty", [[], np.zeros(0)])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_no_targets_for_no_steps(empty, one_hot):
+    """NumPy makes float64 of [], which is not the targets' dtype."""
+    x = [draw(n, 3) for n in (0, 2, 3)]
+    y = [np.eye(2, dtype=np.float32)[a] if one_hot else a for a in (np.array([0, 1]), np.array([1, 0, 1]))]
+    model, twin = steps(2), steps(2)
+    model.fit(x, [empty, *y], **FITTED)
+    twin.fit(x[1:], y, **FITTED)
+    assert same(model, twin)
+
+
+@pytest.mark.parametrize(
+    "y", [[[0, 1], [0.5, 0.25, 2]], [np.array([0, 1]), np.float32([0.5, 0.25, 2])], [[0.0, 1.0], [0.5, 0.25, 2.0]]]
+)
+def test_targets_of_a_batch_are_not_cut_to_the_first_ones_dtype(y):
+    x, seen = [draw(2, 3), draw(3, 3)], []
+
+    def loss(prediction, target, lengths):
+        seen.append(target[:, :, 0].T.tolist())
+        return losses.mean_squared_error(prediction, target, lengths=lengths)
+
+    steps(1).evaluate(x, y, loss=loss)
+    assert seen == [[[0, 1, 0], [0.5, 0.25, 2]]]
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        ([[0, 1], [0.9, 0.7, 0]], TypeError, "targets: expected integers, got float32"),
+        ([np.float32([0, 1]), np.ones(3)], TypeError, "y: expected targets of one dtype, got float32, float64"),
+        ([[0, 1], np.array([True] * 3)], TypeError, "y: expected targets of one dtype, got bool, int64"),
+        ([np.eye(2), [0, 1, 1]], ValueError, "y: expected targets of one shape at each step, got "),
+    ],
+)
+def test_targets_of_different_kinds_are_refused(y, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        steps(2).fit([draw(2, 3), draw(3, 3)], y, **FITTED)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_python_floats_are_targets_in_any_dtype(dtype):
+    x, y = draw(4, 5, 3, dtype=dtype), [0.5, 0.25, -1, 2]
+    model = Sequential([LSTM(3, 4, dtype=dtype, seed=0), Pooling("last"), Dense(4, 1, dtype=dtype, seed=0)])
+    found = model.evaluate(x, y, loss="mean_squared_error", metrics=["mae"])
+    assert found == model.evaluate(x, np.array(y, dtype), loss="mean_squared_error", metrics=["mae"])
+    if dtype == "f4":
+        with pytest.raises(TypeError, match="targets: expected dtype float32, got float64"):
+            model.evaluate(x, np.array(y), loss="mean_squared_error")
+
+
+@pytest.mark.parametrize("name", ["x", "x[1]", "y", "y[1]"])
+def test_what_is_no_array_is_named(name):
+    uneven = [[1.0, 2.0, 3.0], [1.0]]
+    x, y, model = [draw(2, 3)] * 2, [[0, 1]] * 2, steps(2)
+    if name == "x":
+        x = Refusing()
+    elif name == "y":
+        model, y = classifier(), [0, [1, 0]]
+    else:
+        (x if name == "x[1]" else y)[1] = uneven
+    with pytest.raises(ValueError, match=rf"^{re.escape(name)}: expected an array, got "):
+        model.fit(x, y, **FITTED)
+
+
+class Refusing:
+    """As a tensor of PyTorch that requires a gradient."""
+
+    def __len__(self):
+        return 2
+
+    def __array__(self, *arguments, **keywords):
+        raise RuntimeError("use detach")

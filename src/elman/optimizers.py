@@ -454,7 +454,7 @@ def _arrays(grads):
 
 
 def _is_layer(value):
-    return hasattr(value, "params") and hasattr(value, "edit")
+    return hasattr(value, "params") and hasattr(value, "edit") and not isinstance(value, type)
 
 
 def _layers(value):

@@ -394,6 +394,9 @@ class Seq2Seq(Composite):
     def _timed_axes(self, integers: bool) -> int:
         return self.encoder._timed_axes(integers)
 
+    def _takes_features(self) -> bool:
+        return self.encoder._takes_features()
+
     fit = training.fit
     evaluate = training.evaluate
 

@@ -112,7 +112,7 @@ class Sequential(Composite):
         if not isinstance(layers, (list, tuple)) or not layers:
             raise TypeError(f"layers: expected a list of layers, got {check._kind(layers)}")
         layers = [one for x in layers for one in (x.layers if type(x) is Sequential else (x,))]
-        takes, pooled = [], False
+        takes, pooled, seen = [], False, set()
         for i, layer in enumerate(layers):
             if not (callable(layer) and hasattr(layer, "forward") and hasattr(layer, "backward")):
                 raise TypeError(f"layers[{i}]: expected a layer, got {check._kind(layer)}")
@@ -120,8 +120,9 @@ class Sequential(Composite):
                 raise TypeError(f"layers[{i}]: expected a layer, got a subclass of Sequential: {type(layer).__name__}")
             if hasattr(layer, "params") and not isinstance(layer, Parametrised):
                 raise TypeError(f"layers[{i}]: expected a layer of elman, or one without params, got {layer!r}")
-            if any(layer is other for other in layers[:i]):
+            if id(layer) in seen:
                 raise ValueError(f"layers[{i}]: expected different layers, got one twice")
+            seen.add(id(layer))
             if getattr(layer, "batch_first", False):
                 raise ValueError(f"layers[{i}]: expected batch_first=False, since a model is time first, got {layer!r}")
             takes.append(frozenset(inspect.signature(layer.forward).parameters) & {"state", "lengths", "rng"})
@@ -323,8 +324,12 @@ class Sequential(Composite):
         first = self.layers[0]
         if isinstance(first, Embedding):
             return 2
-        takes_features = isinstance(first, KEEPING) or hasattr(first, "input_size") or hasattr(first, "in_features")
-        return 2 if integers and not takes_features else 3
+        return 2 if integers and not self._takes_features() else 3
+
+    def _takes_features(self) -> bool:
+        """Whether integers in x are numbers for the first layer, not tokens."""
+        first = self.layers[0]
+        return isinstance(first, KEEPING) or hasattr(first, "input_size") or hasattr(first, "in_features")
 
     @property
     def _pools(self) -> bool:

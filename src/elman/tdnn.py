@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks as check
-from ._affine import Affine
+from ._affine import PIECE, Affine
 from ._blocks import Tape, kept, past_the_ends, with_batch
 from ._parameters import Parametrised
 
@@ -93,7 +93,9 @@ class TDNN(Parametrised):
         if past is not None:
             padded[left : left + T][past] = 0
         snapshot = self._snapshot
-        y = snapshot.packed(self._seen(padded, T))
+        y = np.empty((T, B, self.out_features), self.dtype)
+        for steps in _pieces(T, B):
+            y[steps] = snapshot.packed(self._seen(padded, steps))
         if past is not None:
             y[past] = 0
         return y if batched else y[:, 0], Tape(self, (padded, past, batched), snapshot)
@@ -117,18 +119,24 @@ class TDNN(Parametrised):
         dy = dy.reshape(T, B, self.out_features)
         if past is not None:
             dy = np.where(past[:, :, None], self.dtype.type(0), dy)
-        dseen, dweight, dbias = tape._snapshot.packed.backward(self._seen(padded, T), np.ascontiguousarray(dy))
+        dy, affine = np.ascontiguousarray(dy), tape._snapshot.packed
         dpadded = np.zeros(padded.shape, self.dtype)
+        dweight, dbias = np.zeros((self.out_features, self.kernel_size * self.in_features)), np.zeros(self.out_features)
         with np.errstate(all="ignore"):  # NaN and infinity travel without a warning
-            for start, part in zip(self._starts(), np.split(dseen, self.kernel_size, axis=2)):
-                dpadded[start : start + T] += part
+            for steps in _pieces(T, B):
+                dseen, *sums = affine.backward(self._seen(padded, steps), dy[steps])
+                for start, part in zip(self._starts(), np.split(dseen, self.kernel_size, axis=2)):
+                    dpadded[start + steps.start : start + steps.stop] += part
+                dweight += sums[0]
+                if self.bias:
+                    dbias += sums[1]
             dx = dpadded[self._left : self._left + T]
             if past is not None:
                 dx[past] = 0
-            by_step = dweight.reshape(self.out_features, self.kernel_size, self.in_features)
+            by_step = dweight.astype(self.dtype).reshape(self.out_features, self.kernel_size, self.in_features)
             new = {"weight": np.ascontiguousarray(by_step.swapaxes(1, 2))}
-            if dbias is not None:
-                new["bias"] = dbias
+            if self.bias:
+                new["bias"] = dbias.astype(self.dtype)
             grads = self._accumulated(grads, new)
         return np.array(dx if batched else dx[:, 0]), grads
 
@@ -145,6 +153,12 @@ class TDNN(Parametrised):
     def _starts(self):
         return range(0, self.kernel_size * self.dilation, self.dilation)
 
-    def _seen(self, padded, T):
-        """The steps that W_0, W_1, ... see for each (t, b), side by side: (T, B, kernel_size * I)."""
-        return np.concatenate([padded[start : start + T] for start in self._starts()], axis=2)
+    def _seen(self, padded, steps):
+        """What W_0, W_1, ... see for each (t, b) of these steps, side by side: (steps, B, kernel_size * I)."""
+        return np.concatenate([padded[start + steps.start : start + steps.stop] for start in self._starts()], axis=2)
+
+
+def _pieces(T, B):
+    """The steps in pieces of some PIECE rows: what a piece sees, kernel_size times as much as x, is not all of it."""
+    count = max(1, PIECE // max(1, B))
+    return [slice(start, min(start + count, T)) for start in range(0, T, count)]

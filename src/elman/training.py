@@ -523,24 +523,26 @@ class _Sequences:
     """
 
     def __init__(self, model, x, y=ABSENT, where=""):
-        self._name = where
+        self._name, self._dtype = where, model.dtype
+        takes_tokens = not (hasattr(model, "_takes_features") and model._takes_features())
         if isinstance(x, (list, tuple)):
-            self.x = [self._item(model, f"{where}x[{i}]", item) for i, item in enumerate(x)]
+            self.x = [self._item(model, f"{where}x[{i}]", item, takes_tokens) for i, item in enumerate(x)]
             shapes = {(a.shape[1:], a.dtype) for a in self.x}
             if len(shapes) > 1:
                 raise ValueError(f"{where}x: expected sequences of the same features, got {len(shapes)} kinds")
             self.lengths = np.array([len(a) for a in self.x], np.intp)
             self.timed = True
         else:
-            a = np.asarray(x)
+            a = _array(f"{where}x", x)
             integers = a.dtype.kind in "iu"
+            tokens = integers and takes_tokens
             if a.ndim not in ((1, 2, 3) if integers else (2, 3)):
                 wanted = "(N, T, I), (N, T) integers, (N, I), or a list of N arrays (T_i, I)"
                 raise ValueError(f"{where}x: expected shape {wanted}, got {check._kind(a)}")
             _check_time(model, where, a)
-            self.x = a if integers and a.ndim < 3 else check.array(f"{where}x", a, model.dtype, a.shape)
+            self.x = a if tokens and a.ndim < 3 else check.array(f"{where}x", a, model.dtype, a.shape)
             self.lengths = None
-            self.timed = a.ndim == 3 or (a.ndim == 2 and integers)
+            self.timed = a.ndim == 3 or (a.ndim == 2 and tokens)
         if not len(self.x):
             raise ValueError(f"{where}x: expected at least one sequence, got none")
         self._y, self._checked = y, None
@@ -611,29 +613,50 @@ class _Sequences:
     def _checked_targets(self, per_step):
         name = f"{self._name}y"
         if not per_step or self.lengths is None:
-            try:
-                y = np.asarray(self._y)
-            except ValueError as error:
-                raise ValueError(f"{name}: expected one array for {len(self)} sequences ({error})") from None
+            y = self._target(name, self._y)
             if y.dtype == object:
                 raise ValueError(f"{name}: expected an array of numbers, got objects")
             if per_step and y.shape[:2] != self.x.shape[:2]:
                 wanted = f"{self.x.shape[:2]} and what the loss takes, since the model predicts every step"
                 raise ValueError(f"{name}: expected shape {wanted}, got {y.shape}")
             return y
-        items = [np.asarray(item) for item in self._y]
+        items = [self._target(f"{name}[{i}]", item) for i, item in enumerate(self._y)]
         for i, (item, n) in enumerate(zip(items, self.lengths)):
             if item.ndim < 1 or len(item) != n:
                 raise ValueError(f"{name}[{i}]: expected {n} steps as in x[{i}], got {check._kind(item)}")
-        return items
+        return self._alike(name, items)
+
+    def _target(self, name, value):
+        """An array, in which Python's floats are of the model's dtype: they are in no other."""
+        a = _array(name, value)
+        if a.dtype.kind == "f" and isinstance(value, (list, tuple)):
+            if not any(part.dtype.kind == "f" for part in check._arrays_in(value)):
+                a = a.astype(self._dtype)
+        return a
 
     @staticmethod
-    def _item(model, name, value):
-        a = np.asarray(value)
-        if a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0):
+    def _alike(name, items):
+        """The items with one dtype and one shape of a step, that of those which have steps."""
+        steps = [item for item in items if len(item)]
+        if not steps:
+            return items
+        shapes, dtypes = list({item.shape[1:] for item in steps}), {item.dtype for item in steps}
+        if len(shapes) > 1:
+            raise ValueError(f"{name}: expected targets of one shape at each step, got {', '.join(map(str, shapes))}")
+        floats = [dtype for dtype in dtypes if dtype.kind not in "iu"]
+        if len(floats) > 1 or (floats and len(dtypes) > 1 and floats[0].kind != "f"):
+            raise TypeError(f"{name}: expected targets of one dtype, got {', '.join(sorted(map(str, dtypes)))}")
+        dtype = floats[0] if floats else np.result_type(*dtypes)
+        return [item.astype(dtype, copy=False).reshape(len(item), *shapes[0]) for item in items]
+
+    @staticmethod
+    def _item(model, name, value, takes_tokens):
+        a = _array(name, value)
+        if takes_tokens and a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0):
             return a.astype(np.intp)
         if a.ndim != 2:
-            raise ValueError(f"{name}: expected shape (T, I), or (T,) integers, got {check._kind(a)}")
+            wanted = "(T, I), or (T,) integers" if takes_tokens else "(T, I)"
+            raise ValueError(f"{name}: expected shape {wanted}, got {check._kind(a)}")
         return check.array(name, value, model.dtype, a.shape)
 
 
@@ -648,6 +671,13 @@ def _check_time(model, where, x):
     if x.ndim < axes:
         hint = "; one sequence alone is x[None]" if x.ndim == axes - 1 else ""
         raise ValueError(f"{where}x: expected {('(N, T)', '(N, T, I)')[axes - 2]}, got {check._shown(x.shape)}{hint}")
+
+
+def _array(name, value):
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        raise ValueError(f"{name}: expected an array, got {check._kind(value)} ({error})") from None
 
 
 def _cut(order, size):
