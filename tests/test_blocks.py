@@ -100,7 +100,7 @@ def test_gradients_by_central_differences(layer, x, options):
             "dpadded[start + steps.start : start + steps.stop] += ",
             "dpadded[start + steps.start : start + steps.stop] -= ",
         ),
-        (TDNN, "zip(self._starts(), np.split", "zip(range(9), np.split"),
+        (TDNN, "zip(self._starts(), parts)", "zip(range(9), parts)"),
         (TDNN, "backward(self._seen(padded, steps)", "backward(self._seen(padded[::-1], steps)"),
         (Pooling, "np.maximum(n, 1).astype(dtype)", "np.maximum(n, 2).astype(dtype)"),
         (Pooling, "np.maximum(n - 1, 0), np", "np.maximum(n - 1, 1), np"),

@@ -125,7 +125,8 @@ class TDNN(Parametrised):
         with np.errstate(all="ignore"):  # NaN and infinity travel without a warning
             for steps in _pieces(T, B):
                 dseen, *sums = affine.backward(self._seen(padded, steps), dy[steps])
-                for start, part in zip(self._starts(), np.split(dseen, self.kernel_size, axis=2)):
+                parts = np.split(dseen, self.kernel_size, axis=2)
+                for start, part in reversed(list(zip(self._starts(), parts))):  # by t in any pieces: the same bits
                     dpadded[start + steps.start : start + steps.stop] += part
                 dweight += sums[0]
                 if self.bias:
