@@ -23,6 +23,7 @@ from elman import (
     Embedding,
     Pooling,
     Sequential,
+    _progress,
     losses,
 )
 from elman.training import _Sequences
@@ -671,18 +672,32 @@ class Spy:
 # ------------------------------------------------------------------------------------- what is shown, and failures
 
 
+@pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("tqdm", [True, False])
-def test_progress(capsys, monkeypatch, tqdm):
+def test_progress(capsys, monkeypatch, tqdm, terminal):
     if tqdm:
         pytest.importorskip("tqdm")
     else:
-        monkeypatch.setitem(sys.modules, "tqdm", None)
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     train(2, verbose=1, validation_data=first_decides(5))
     out, err = capsys.readouterr()
     assert [line.split("  ")[0] for line in out.splitlines()] == ["epoch 1/2", "epoch 2/2"] and "val_loss" in out
-    assert ("epoch 1/2" in err) == tqdm
+    assert ("epoch 1/2" in err) == ("epoch 2/2" in err) == terminal
+    if terminal:
+        assert re.search(r"epoch 2/2.* 0/\d+" if tqdm else r"epoch 2/2 \[ {30}\] 0/\d+", err)
+        assert err.endswith("\r") and not err.split("\r")[-2].strip()  # and is gone
     train(2, verbose=False)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_plain_bar_fills(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(_progress, "PAUSE", -1)
+    assert list(_progress.with_bar("abcd", "epoch 1/1", True)) == list("abcd")
+    shown = [line.count("=") for line in capsys.readouterr().err.split("\r")]
+    assert shown == [0, 0, 7, 15, 22, 0, 0]
 
 
 def test_history_plots():

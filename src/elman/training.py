@@ -7,9 +7,8 @@ A model is anything with `params`, `edit`, a call, `forward` -> (y, tape with .s
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,6 +19,7 @@ from . import _checks as check
 from . import _positions, losses, optimizers
 from . import metrics as metrics_module
 from ._distributed import Ranks, checksum, together
+from ._progress import with_bar
 from .activation import softmax
 from .callbacks import Callback, Checkpoint
 from .optimizers import clip_grad_norm, clip_grad_value
@@ -128,7 +128,8 @@ def fit(
             optimiser after each; the state goes from piece to piece, the gradient does not. For long series.
         shuffle: a new order in each epoch; False: as given, also if ragged.
         seed: of the order and of dropout, a whole number; None: random.
-        verbose: 1 or True: a line per epoch, with a bar where tqdm is installed; 0 or False: silent.
+        verbose: 1 or True: a line per epoch, and on a terminal a bar while it runs (tqdm's if that is installed); 0 or
+            False: silent.
         comm: to train data-parallel, an mpi4py communicator, `MPI.COMM_WORLD`: see below. None: this process alone.
 
     Returns:
@@ -224,7 +225,7 @@ def fit(
         if ranks.rank:
             rng = np.random.default_rng([seed, epoch, ranks.rank])  # for dropout
         means = objective.means() | {"grad_norm": _Mean()}
-        for step, indices in enumerate(_with_bar(batches, f"epoch {epoch + 1}/{epochs}", verbose)):
+        for step, indices in enumerate(with_bar(batches, f"epoch {epoch + 1}/{epochs}", bool(verbose))):
             where = f"epoch {epoch}, step {step}"
             _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, where, means, schedule, ranks)
         ranks.merge([means[name] for name in objective.metrics])
@@ -741,14 +742,3 @@ def _optimizer(value, model):
     if got is not None:
         raise ValueError(f"optimizer: expected one made over this model, as elman.Adam(model), got {got}")
     return value
-
-
-def _with_bar(batches: Iterable[Any], title: str, verbose: int) -> Iterator[Any]:
-    if verbose:
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            pass
-        else:
-            return iter(tqdm(batches, desc=title, leave=False, file=sys.stderr))
-    return iter(batches)
