@@ -159,6 +159,7 @@ def test_a_schedule_drives_an_optimiser_and_can_be_copied():
         (lambda: CosineAnnealingWarmRestarts(1, 1, 0), ValueError, "T_mult"),
         (lambda: LinearWarmup(None, 3), TypeError, "schedule: expected a number"),
         (lambda: LinearWarmup(1, -1), ValueError, "total_iters"),
+        (lambda: LinearWarmup(1, 10**400), ValueError, "total_iters: expected 0 to"),
         (lambda: LinearWarmup(1, 3, 1.5), ValueError, "start_factor: expected 0 to 1, got 1.5"),
         (lambda: ReduceLROnPlateau(1, "least"), ValueError, "mode: expected one of 'min', 'max', got 'least'"),
         (lambda: ReduceLROnPlateau(1, factor=1.0), ValueError, "factor"),

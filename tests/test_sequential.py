@@ -319,6 +319,8 @@ TWO = {"bidirectional": True}
             lambda: [GRU(2, 4), Dense(5, 2)],
             r"\[1\]: expected .* the 4 features of GRU\(2, 4\), got Dense\(5, 2\), .* 5$",
         ),
+        (lambda: [Dense(3, 2), GRU(2, 4, merge=None, **TWO)], r"\[1\]: expected merge other than None, .*got GRU"),
+        (lambda: [elman.AUGRU(2, 4), Dense(4, 2)], r"\[0\]: expected a layer that takes x alone, got AUGRU"),
         (lambda: [GRU(2, 4, **TWO), Dense(4, 2)], r"\[1\]: expected .* the 8 features of GRU.*, got Dense"),
         (
             lambda: [GRU(2, 4, merge="sum", **TWO), Dense(8, 2)],
@@ -362,8 +364,6 @@ def test_layers_that_fit_are_not_refused(name, options, width):
 def test_of_layers_that_elman_does_not_know_nothing_is_asked():
     model = Sequential([Dense(3, 2), Doubled(), Pooling("last", bidirectional=True), Dense(4, 5)])
     assert model(X).shape == (2, 5)
-    pair = Sequential([GRU(3, 4, merge=None, **TWO), Dense(4, 2)])  # two arrays of 4 features, not one of 8
-    assert pair(X).shape == (2, 5, 2, 2)
     assert Sequential([Embedding(4, 2), Dense(2, 3)])(np.ones((5, 2), int)).shape == (5, 2, 3)
 
 

@@ -125,7 +125,7 @@ class LinearWarmup:
     def __post_init__(self) -> None:
         if not callable(self.schedule):
             _checks.number_below("schedule", self.schedule, 0)
-        _checks.integer("total_iters", self.total_iters, 0)
+        _checks.integer("total_iters", self.total_iters, 0, 2**53)
         if _checks.number_below("start_factor", self.start_factor, 0) > 1:
             raise ValueError(f"start_factor: expected 0 to 1, got {self.start_factor}")
 

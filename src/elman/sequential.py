@@ -92,9 +92,10 @@ class Sequential(Composite):
     layers. `edit` and `load_params` check all weights before any layer changes, and then change layer by layer: a call
     that runs in another thread at that moment may see some layers before and others after.
 
-    TypeError: not a list of layers, or different dtypes. ValueError: a layer twice, a layer with batch_first=True, a
-    layer over time behind Pooling, a layer that takes another number of features than the one before gives (as far as
-    elman knows the layers), Pooling("last", bidirectional=True) behind a layer without two directions side by side.
+    TypeError: not a list of layers, or different dtypes. ValueError: a layer twice, AUGRU, a layer with merge=None or
+    batch_first=True, a layer over time behind Pooling, a layer that takes another number of features than the one
+    before gives (as far as elman knows the layers), Pooling("last", bidirectional=True) behind a layer without two
+    directions side by side.
 
     >>> model = Sequential([LSTM(12, 64), Pooling("last"), Dense(64, 9)])
     >>> model.fit(x, y, loss="softmax_cross_entropy", epochs=20)
@@ -125,7 +126,12 @@ class Sequential(Composite):
             seen.add(id(layer))
             if getattr(layer, "batch_first", False):
                 raise ValueError(f"layers[{i}]: expected batch_first=False, since a model is time first, got {layer!r}")
-            takes.append(frozenset(inspect.signature(layer.forward).parameters) & {"state", "lengths", "rng"})
+            parameters = inspect.signature(layer.forward).parameters
+            if "attention" in parameters:
+                raise ValueError(f"layers[{i}]: expected a layer that takes x alone, got {layer!r}, with attention=")
+            if getattr(layer, "merge", "concat") is None:
+                raise ValueError(f"layers[{i}]: expected merge other than None, which gives a pair, got {layer!r}")
+            takes.append(frozenset(parameters) & {"state", "lengths", "rng"})
             if pooled and "lengths" in takes[i]:
                 raise ValueError(f"layers[{i}]: expected no layer over time behind Pooling, got {layer!r}")
             pooled = pooled or isinstance(layer, Pooling)
@@ -404,8 +410,6 @@ def _check_features(layers: Sequence[Any]) -> tuple[int | None, int | None]:
             raise ValueError(f"layers[{i}]: expected {wanted}, got {layer!r}, which takes {takes}")
         first = takes if giver is None else first
         giver, gives = layer, _size(layer, "_width", "out_features", "embedding_dim")
-        if getattr(layer, "merge", "concat") is None:
-            gives = None  # a pair
     return first, gives
 
 
