@@ -193,6 +193,7 @@ LOSSES = {
     "binary": (binary_cross_entropy, LABELS, {}),
     "binary-soft": (binary_cross_entropy, DISTRIBUTIONS, {}),
     "binary-weight": (binary_cross_entropy, LABELS, {"pos_weight": 2.5}),
+    "binary-smooth": (binary_cross_entropy, LABELS, {"pos_weight": 2.5, "label_smoothing": 0.2}),
     "binary-weights": (binary_cross_entropy, DISTRIBUTIONS, {"pos_weight": WEIGHTS}),
     "softmax": (softmax_cross_entropy, CLASSES, {}),
     "softmax-weights": (softmax_cross_entropy, CLASSES, {"class_weights": WEIGHTS}),
@@ -236,7 +237,10 @@ def in_torch(torch, name, x, reduction):
         return functional.cross_entropy(x, targets, weights, label_smoothing=smoothing, reduction=reduction)
     y = torch.tensor(targets, dtype=x.dtype)
     if name.startswith("binary"):
-        w = {"binary-weight": torch.tensor(2.5, dtype=x.dtype), "binary-weights": weights}.get(name)
+        number = torch.tensor(2.5, dtype=x.dtype)
+        w = {"binary-weight": number, "binary-smooth": number, "binary-weights": weights}.get(name)
+        smoothing = options.get("label_smoothing", 0)
+        y = y * (1 - smoothing) + smoothing * 0.5
         return functional.binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction=reduction)
     if name.startswith("huber"):
         return functional.huber_loss(x, y, delta=options.get("delta", 1.0), reduction=reduction)
@@ -618,6 +622,7 @@ N = np.zeros((4, 2), int)
         (binary_cross_entropy, X, Y + 2, {}, ValueError, r"targets: expected 0 to 1 .*got 2.0 at \(0, 0, 0\)"),
         (binary_cross_entropy, X, Y + np.nan, {}, ValueError, "targets: expected 0 to 1 .*got nan"),
         (binary_cross_entropy, X, N, {}, ValueError, "targets: expected shape"),
+        (binary_cross_entropy, X, Y, {"label_smoothing": 1.5}, ValueError, "label_smoothing: expected 0 to 1, got 1.5"),
         (binary_cross_entropy, X, Y, {"pos_weight": -1}, ValueError, "pos_weight: expected finite numbers, 0 or above"),
         (binary_cross_entropy, X, Y, {"pos_weight": [1, 2]}, ValueError, r"pos_weight: expected shape \(\) or \(3,\)"),
         (binary_cross_entropy, X, Y, {"pos_weight": True}, TypeError, "pos_weight: expected numbers"),

@@ -92,6 +92,7 @@ def binary_cross_entropy(
     *,
     lengths: npt.ArrayLike | None = None,
     pos_weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[float, Array]:
     """Cross-entropy of sigmoid(logits) against 0 or 1, element by element, and its gradient.
@@ -108,6 +109,7 @@ def binary_cross_entropy(
         lengths: (B,) integers, for logits (T, B, ...): steps past a sequence's end are never read.
         pos_weight: w, the weight of the positive targets, 0 or above: a number, or (C,) for logits (..., C). The mean
             divides by the number of elements, whatever the weights, as in PyTorch.
+        label_smoothing: 0 to 1, s: y (1 - s) + s / 2 stands for y, as in keras.losses.BinaryCrossentropy.
         reduction: "mean" over all elements, or "sum".
 
     Returns:
@@ -121,6 +123,8 @@ def binary_cross_entropy(
     logits = _positions.floats("logits", logits)
     inside = _positions.inside(lengths, logits.shape)
     y = _positions.probabilities(targets, logits, inside)
+    smoothing = _checks.number("label_smoothing", label_smoothing, 0, 1)
+    y = y * (1 - smoothing) + smoothing / 2
     w: Any = 1.0
     if pos_weight is not None:
         w = np.broadcast_to(_positions.weights("pos_weight", pos_weight, [(), logits.shape[-1:]]), logits.shape)
