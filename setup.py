@@ -76,7 +76,7 @@ class BuildKernels(build_ext):
             extension.extra_objects = objects
             extension.extra_compile_args = MSVC_FLAGS if msvc else GCC_FLAGS
             if not msvc:
-                extension.extra_link_args = ["-pthread", "-fno-fast-math"] + (
+                extension.extra_link_args = ["-pthread", "-lm", "-fno-fast-math"] + (
                     ["-Wl,-s"] if sys.platform == "linux" else []
                 )
         super().build_extensions()

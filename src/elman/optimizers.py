@@ -22,6 +22,7 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "cl
 
 Grads: TypeAlias = "Mapping[str, Array] | Sequence[Mapping[str, Array]]"  # of one layer, or of several
 
+LEAST_SUM = 1e-280  # of squares: in a smaller one some may have vanished
 _UPDATE = {np.dtype(np.float32): _kernels.update["float"], np.dtype(np.float64): _kernels.update["double"]}
 
 
@@ -381,8 +382,15 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
             Nothing has changed then.
     """
     max_norm = _checks.number_below("max_norm", max_norm, 0, open_below=True, infinite=True)
-    arrays = _arrays(grads)
-    norm = _norm(arrays)
+    many = [grads] if type(grads) is dict else grads
+    quick = isinstance(many, (list, tuple)) and all(type(given) is dict for given in many)
+    arrays = [g for given in many for g in given.values()] if quick else []
+    total = _kernels.sum_of_squares(arrays) if quick else None
+    if total is not None and LEAST_SUM < total < math.inf:
+        norm = math.sqrt(total)
+    else:
+        arrays = _arrays(grads)
+        norm = _norm(arrays)
     if math.isfinite(norm) and norm > max_norm:
         with np.errstate(all="ignore"):
             for g in arrays:
@@ -415,7 +423,7 @@ def _norm(arrays):
     flat = np.concatenate(arrays, axis=None, dtype=np.float64)
     with np.errstate(all="ignore"):
         total = _sum_of_squares(flat)
-        if 1e-280 < total < math.inf:
+        if LEAST_SUM < total < math.inf:
             return math.sqrt(total)
         peak = float(np.abs(flat).max(initial=0))
         if peak == 0 or not math.isfinite(peak):
