@@ -410,6 +410,14 @@ def test_kernel_against_numpy(classes, dtype, tolerance, isa):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_logit_is_found_wherever_it_stands(dtype, isa):
+    """Without it the exponential of 2000 is infinite."""
+    for classes in range(1, 70):
+        loss, gradient = softmax_cross_entropy(2000 * np.eye(classes, dtype=dtype), np.arange(classes))
+        assert loss == 0 and not gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("classes", [3, 10, 16, 40])
 def test_a_row_has_the_same_bits_wherever_it_stands(classes, dtype, isa):
     """And NaN, infinity or an impossible target of another row change nothing in it."""
