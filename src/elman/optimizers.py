@@ -79,7 +79,7 @@ class Optimizer:
         TypeError, ValueError: other keys, shapes or dtypes; a gradient that is NaN or infinite, or, but for SGD, too
         large for its square to be finite; a step after which a weight would not be finite. Nothing has changed then.
         """
-        if self._single and isinstance(grads, Mapping):
+        if self._single and (type(grads) is dict or isinstance(grads, Mapping)):
             grads = [grads]
         if not isinstance(grads, (list, tuple)) or len(grads) != len(self._layers):
             wanted = "a dict" if self._single else f"a list of {len(self._layers)} dicts, one per layer"
