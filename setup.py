@@ -37,6 +37,7 @@ def instruction_sets():
 # Of every file of csrc/; no product may become a fused one behind our back, no sum may be reordered.
 GCC_FLAGS = ["-O3", "-std=c11", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 GCC_FLAGS += ["-fno-fast-math", "-fvisibility=hidden"]  # the first against CFLAGS=-ffast-math
+GCC_FLAGS += ["-fno-wrapv"]  # against Python's own -fwrapv, with which GCC leaves some loops without vectors
 MSVC_FLAGS = ["/O2", "/GL-", "/fp:precise", "/std:c11"]
 
 
@@ -76,7 +77,7 @@ class BuildKernels(build_ext):
             extension.extra_objects = objects
             extension.extra_compile_args = MSVC_FLAGS if msvc else GCC_FLAGS
             if not msvc:
-                extension.extra_link_args = ["-pthread", "-fno-fast-math"] + (
+                extension.extra_link_args = ["-pthread", "-lm", "-fno-fast-math"] + (
                     ["-Wl,-s"] if sys.platform == "linux" else []
                 )
         super().build_extensions()

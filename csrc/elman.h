@@ -192,6 +192,18 @@ typedef struct {
     void *next[3];      /* (n) new moments */
 } elman_parameter;
 
+/* Cross-entropy of softmax(logits) against classes: the sum over the true rows of weight * -log p[target], or with
+ * is_mean that divided by the sum of their weights; and its gradient. */
+typedef struct {
+    ptrdiff_t T, B, C;        /* C classes, at least 1 */
+    const void *logits;       /* (T, B, C); past a length never read */
+    const ptrdiff_t *targets; /* (T, B), each 0..C-1; past a length never read */
+    const ptrdiff_t *lengths; /* (B), each 0..T; NULL: all T */
+    const double *weights;    /* (C) of the classes; NULL: 1 */
+    int is_mean;
+    void *dlogits; /* (T, B, C), 0 past a length */
+} elman_cross_entropy;
+
 typedef struct {
     const char *isa;
     int lanes;                          /* of a vector */
@@ -213,6 +225,8 @@ typedef struct {
     int (*sgd)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
     int (*rmsprop)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
     int (*adam)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
+    double (*sum_of_squares)(ptrdiff_t n, const void *x); /* of x (n), in double */
+    double (*softmax_cross_entropy)(const elman_cross_entropy *call);
 } elman_kernels;
 
 /* Name and version of the compiler. */

@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from elman import _kernels
 from elman.losses import (
     binary_cross_entropy,
     ctc,
@@ -14,6 +15,7 @@ from elman.losses import (
     mean_absolute_error,
     mean_squared_error,
     softmax_cross_entropy,
+    softmax_terms,
 )
 
 
@@ -374,6 +376,84 @@ def test_nan_and_infinity_travel_in_every_loss(name, recwarn):
         assert np.isnan(gradient[1, 2, 3]) == (math.isnan(poison) or (poison == np.inf and name in ("softmax", "ctc")))
         assert np.isfinite(gradient[:, :2]).all()  # the other sequences
     assert not recwarn.list
+
+
+# ------------------------------------------------------------------------------------------------------ the kernel
+
+
+def by_numpy(logits, targets, inside, weights, is_mean):
+    """softmax_terms in float64, as the loss and its gradient."""
+    rows = logits[inside].astype(np.float64)
+    costs, drows, count = softmax_terms(rows, targets[inside], weights, 0.0)
+    gradient = np.zeros(logits.shape)
+    gradient[inside] = drows / count if is_mean else drows
+    return costs.sum() / (count if is_mean else 1), gradient
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-6), (np.float64, 2e-14)], ids=["float32", "float64"])
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100, 5000])
+def test_kernel_against_numpy(classes, dtype, tolerance, isa):
+    """Rows of every remainder of every vector, several blocks of them, and a row that is longer than a block."""
+    steps = max(2, 5000 // 7 // classes)
+    logits, targets = case((steps, 7), classes, dtype, seed=classes, spread=4.0)
+    lengths = np.random.default_rng(classes).integers(0, steps + 1, 7)
+    weights = np.random.default_rng(classes).random(classes) + 0.5
+    weights[1:2] = 0
+    ragged = np.arange(steps)[:, None] < lengths
+    assert 0 < ragged.sum() < ragged.size
+    whole = np.full((steps, 7), True)
+    for (inside, ends), w, is_mean in itertools.product([(whole, None), (ragged, lengths)], [None, weights], [0, 1]):
+        x, y = logits.copy(), targets.copy()
+        x[~inside], y[~inside] = np.nan, -99
+        loss, gradient = _kernels.softmax_cross_entropy(x, y, ends, w, is_mean)
+        expected, dexpected = by_numpy(x, y, inside, w, is_mean)
+        assert loss == pytest.approx(expected, rel=tolerance, abs=tolerance)
+        assert gradient.dtype == dtype and not gradient[~inside].any()
+        scale = 1 if classes == 1 else np.abs(dexpected).max()
+        np.testing.assert_allclose(gradient, dexpected, rtol=4 * tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_logit_is_found_wherever_it_stands(dtype, isa):
+    """Without it the exponential of 2000 is infinite."""
+    for classes in range(1, 70):
+        loss, gradient = softmax_cross_entropy(2000 * np.eye(classes, dtype=dtype), np.arange(classes))
+        assert loss == 0 and not gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [3, 10, 16, 40])
+def test_a_row_has_the_same_bits_wherever_it_stands(classes, dtype, isa):
+    """And NaN, infinity or an impossible target of another row change nothing in it."""
+    logits, targets = case((9,), classes, dtype)
+    _, together = softmax_cross_entropy(logits, targets, reduction="sum")
+    for row in range(9):
+        alone = softmax_cross_entropy(logits[row : row + 1], targets[row : row + 1], reduction="sum")[1]
+        assert np.array_equal(alone[0], together[row])
+    for poison, finite in ((np.nan, False), (np.inf, False), (-np.inf, True)):
+        x = logits.copy()
+        x[4, targets[4] - 1] = poison
+        loss, gradient = softmax_cross_entropy(x, targets, reduction="sum")
+        assert math.isfinite(loss) == finite == bool(np.isfinite(gradient[4]).all())
+        assert np.array_equal(np.delete(gradient, 4, 0), np.delete(together, 4, 0))
+    x[4] = -np.inf
+    assert math.isnan(softmax_cross_entropy(x, targets)[0])
+
+
+def test_what_the_kernel_leaves_to_numpy():
+    """All but dense floats and integers in range is refused, so that the general way can say what it is."""
+    x, y, n = np.zeros((4, 3, 5), np.float32), np.zeros((4, 3), int), np.full(3, 4)
+    quick = _kernels.softmax_cross_entropy
+    for targets, lengths, weights in ((y, n, None), (y.astype(np.uint8), [1, 2, 3], np.ones(5))):
+        assert quick(x, targets, lengths, weights, True) is not None
+    for logits in (x.tolist(), x.astype(np.float16), x.astype(">f4"), x[:, ::-1], x.astype(int), x[..., :0], x[0]):
+        assert quick(logits, y, None, None, True) is None
+    for targets in (y.astype(float), y.astype(bool), y[None], y[:3], y - 1, y + 5, [[0], [0, 1]], None, "abc"):
+        assert quick(x, targets, None, None, True) is None
+    for lengths in (n[:2], n + 1, n - 5, n.astype(float), 4, "abc"):
+        assert quick(x, y, lengths, None, True) is None
+    assert quick(x, y, None, np.ones(4), True) is None and quick(x, y, None, np.ones(5, np.float32), True) is None
+    assert quick(x[0], y[0], n, None, True) is None
 
 
 # ------------------------------------------------------------------------------------------------- squares and sizes

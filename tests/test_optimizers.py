@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import elman
+from elman import _kernels
 from elman._parameters import Parametrised
 from elman.dense import Dense
 from elman.optimizers import SGD, Adam, AdamW, RMSprop, clip_grad_norm, clip_grad_value
@@ -669,6 +670,29 @@ def frozen():
     a = np.full(2, 9.0)
     a.flags.writeable = False
     return a
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sum_of_squares_against_exact_sums(dtype, isa):
+    """Over sizes below, at and above every vector width and a block, alone and all together, beside another dtype."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(n).astype(dtype) for n in (0, 1, 2, 7, 8, 9, 15, 16, 17, 33, 2047, 2048, 2049, 40000)]
+    arrays.append(rng.standard_normal((3, 5)).astype(np.float32))
+    for chosen in ([], arrays, *([a] for a in arrays)):
+        exact = math.fsum(float(x) * float(x) for a in chosen for x in a.ravel())
+        assert _kernels.sum_of_squares(chosen) == pytest.approx(exact, rel=2e-15)
+    for poison in (np.nan, np.inf):
+        for n, at in ((9, 8), (2049, 2048), (33, 0)):
+            a = np.ones(n, dtype)
+            a[at] = poison
+            assert _kernels.sum_of_squares([a]) == pytest.approx(poison, nan_ok=True)
+
+
+def test_what_sum_of_squares_leaves_to_numpy():
+    a, other = np.ones((4, 6)), np.ones(2)
+    assert _kernels.sum_of_squares([a[:2], other, a[2:]]) == 26
+    for refused in ([a, a], [a, other, a[1]], [a[::2]], [a.T], [frozen()], [a.astype(">f8")], [a.astype(int)], [[1.0]]):
+        assert _kernels.sum_of_squares(refused) is None
 
 
 SHARED = np.full(2, 9.0)

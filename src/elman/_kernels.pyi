@@ -105,6 +105,10 @@ multiply_add: _Fused[Any]
 read: _Fused[Any]
 update: _Fused[Any]
 
+def sum_of_squares(arrays: list[_Array]) -> float | None: ...
+def softmax_cross_entropy(
+    logits: object, targets: object, lengths: object, weights: _Array | None, is_mean: bool
+) -> tuple[float, _Array] | None: ...
 def cell_names() -> tuple[str, ...]:
     """The cells, in the order of their numbers."""
 

@@ -21,7 +21,9 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy
 
-from numpy import empty as _empty, ndarray as _ndarray, zeros as _zeros
+from numpy import asarray as _asarray, dtype as _dtype, empty as _empty, intp, ndarray as _ndarray, zeros as _zeros
+
+_intp = _dtype(intp)
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -130,6 +132,15 @@ cdef extern from "elman.h" nogil:
         void *w_next
         void *next[3]
 
+    ctypedef struct elman_cross_entropy:
+        ptrdiff_t T, B, C
+        const void *logits
+        const ptrdiff_t *targets
+        const ptrdiff_t *lengths
+        const double *weights
+        int is_mean
+        void *dlogits
+
     ctypedef struct elman_kernels:
         const char *isa
         int lanes
@@ -147,6 +158,8 @@ cdef extern from "elman.h" nogil:
                        int threads) noexcept nogil
         int (*adam)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters,
                     int threads) noexcept nogil
+        double (*sum_of_squares)(ptrdiff_t n, const void *x) noexcept nogil
+        double (*softmax_cross_entropy)(const elman_cross_entropy *call) noexcept nogil
 
     void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward_call *call)
     ptrdiff_t elman_stack_index(const elman_layer *layer)
@@ -167,7 +180,7 @@ cdef int current_isa = 0
 # Multiplications in a step() from which on the GIL is released: some 50 us of them.
 cdef enum:
     RELEASE_GIL = 1000000
-    RELEASE_GIL_UPDATE = 32768  # elements in an optimiser's step
+    RELEASE_GIL_UPDATE = 32768  # elements in an optimiser's step, or of logits
     STACK_BYTES = 16384  # of scratch that a stack of layers takes from the C stack; what needs more takes the heap
     WRITABLE = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE
 
@@ -962,6 +975,124 @@ def update(str kind, tuple rule, dict weights, dict grads, const real[:, :] old,
             PyBuffer_Release(&views[k])
         PyMem_RawFree(views)
         PyMem_RawFree(parameters)
+
+
+def sum_of_squares(list arrays):
+    """The sum of the squares of all elements, in double; or None, where one is no dense, writable array of float or
+    double, or shares memory with another."""
+    cdef ptrdiff_t count = len(arrays), opened = 0, n = 0, k
+    cdef double total = 0
+    cdef Py_buffer *views = NULL
+    cdef Py_buffer *view
+    cdef const void **places = NULL  # where each begins and ends
+    try:
+        views = <Py_buffer *>allocate(count * sizeof(Py_buffer))
+        places = <const void **>allocate(2 * count * sizeof(void *))
+        for array in arrays:
+            if not isinstance(array, _ndarray):
+                return None
+            view = &views[opened]
+            PyObject_GetBuffer(array, view, WRITABLE)
+            places[2 * opened], places[2 * opened + 1] = view.buf, <char *>view.buf + view.len
+            opened += 1
+            if not is_like(view, view, b"f") and not is_like(view, view, b"d"):
+                return None
+            n += view.len // view.itemsize
+        qsort(places, count, 2 * sizeof(void *), by_address)
+        for k in range(1, count):
+            if <const char *>places[2 * k] < <const char *>places[2 * k - 1]:
+                return None
+        if n > RELEASE_GIL_UPDATE:
+            with nogil:
+                total = squares_in(views, count)
+        else:
+            total = squares_in(views, count)
+        return total
+    except (TypeError, ValueError, BufferError):
+        return None
+    finally:
+        for k in range(opened):
+            PyBuffer_Release(&views[k])
+        PyMem_RawFree(views)
+        PyMem_RawFree(places)
+
+
+cdef double squares_in(const Py_buffer *views, ptrdiff_t count) noexcept nogil:
+    cdef double total = 0
+    cdef ptrdiff_t k
+    for k in range(count):
+        total += elman_get_kernels(current_isa, views[k].itemsize == 8).sum_of_squares(
+            views[k].len // views[k].itemsize, views[k].buf)
+    return total
+
+
+def softmax_cross_entropy(logits, targets, lengths, weights, bint is_mean):
+    """(loss, dlogits) for dense logits (..., C) and classes (...); lengths: None, or for logits (T, B, C) integers (B,);
+    weights: None, or a dense array of double (C,). Or None, where an argument is something else, of another shape, or
+    out of range. (Buffers as in Stack.)
+    """
+    cdef elman_cross_entropy call
+    cdef const elman_kernels *kernels
+    cdef Py_buffer views[3]
+    cdef list alive = []
+    cdef ptrdiff_t row
+    cdef int opened = 0, axes
+    cdef double loss
+    if type(logits) is not _ndarray:
+        return None
+    try:
+        targets = integers_of(targets)
+        dlogits = _empty(logits.shape, logits.dtype)
+        PyObject_GetBuffer(logits, &views[0], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        opened = 1
+        PyObject_GetBuffer(dlogits, &views[1], WRITABLE)
+        opened = 2
+        axes = views[0].ndim - 1
+        if axes < 0 or views[0].shape[axes] < 1 or targets is None or logits.shape[:axes] != targets.shape:
+            return None
+        if not is_like(&views[0], &views[1], b"f") and not is_like(&views[0], &views[1], b"d"):
+            return None
+        call.C = views[0].shape[axes]
+        call.T, call.B = views[0].len // views[0].itemsize // call.C, 1
+        call.targets, call.lengths, call.weights = <const ptrdiff_t *>pointer(targets, alive), NULL, NULL
+        if lengths is not None:
+            lengths = integers_of(lengths)
+            if lengths is None or axes != 2 or lengths.shape != targets.shape[1:]:
+                return None
+            call.T, call.B = views[0].shape[0], views[0].shape[1]
+            call.lengths = <const ptrdiff_t *>pointer(lengths, alive)
+            for row in range(call.B):
+                if not 0 <= call.lengths[row] <= call.T:
+                    return None
+        if weights is not None:
+            PyObject_GetBuffer(weights, &views[2], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+            opened = 3
+            if not is_plain(&views[2], b"d", 1, -1, -1, call.C):
+                return None
+            call.weights = <const double *>views[2].buf
+        for row in range(call.T * call.B):
+            if call.lengths == NULL or row // call.B < call.lengths[row % call.B]:
+                if not 0 <= call.targets[row] < call.C:
+                    return None
+        call.logits, call.dlogits, call.is_mean = views[0].buf, views[1].buf, is_mean
+        kernels = elman_get_kernels(current_isa, views[0].itemsize == 8)
+        if views[0].len // views[0].itemsize > RELEASE_GIL_UPDATE:
+            with nogil:
+                loss = kernels.softmax_cross_entropy(&call)
+        else:
+            loss = kernels.softmax_cross_entropy(&call)
+        return loss, dlogits
+    except (TypeError, ValueError, BufferError):
+        return None
+    finally:
+        for row in range(opened):
+            PyBuffer_Release(&views[row])
+
+
+cdef integers_of(value):
+    """A copy, so that what is checked stays what it is; None, if they are not integers."""
+    array = _asarray(value)
+    return array.astype(_intp, "C") if array.dtype.kind in "iu" else None
 
 
 def compiler():

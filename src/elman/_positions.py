@@ -14,6 +14,10 @@ from . import _checks
 def floats(name, value, classes=False):
     """Predictions of any rank, dense; floats keep their dtype, integers and lists become float64. With `classes` the
     last axis holds at least one."""
+    if type(value) is np.ndarray and value.dtype in _checks.FLOATS and value.ndim:  # the common case costs one look
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned and value.dtype.isnative and value.shape[-1]:
+            return value
     shape, _ = _checks.shape_and_dtype(name, value)
     if classes and (len(shape) < 1 or shape[-1] < 1):
         raise ValueError(f"{name}: expected shape (..., C) with C at least 1, got {shape}")

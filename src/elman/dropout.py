@@ -75,9 +75,9 @@ class Dropout:
     def _masked(self, a, passed):
         with np.errstate(all="ignore"):
             result = np.asarray(a * a.dtype.type(1 / (1 - self.p) if self.p < 1 else 0))
-        # "And" with ones or zeros: NaN dies too, and it takes a tenth of the time of result[~passed] = 0.
+        # Times 1 or 0: NaN dies too, and it takes a tenth of the time of result[~passed] = 0.
         bits = result.view(f"i{result.itemsize}")
-        bits &= -passed.astype(bits.dtype)
+        bits *= passed
         return result
 
     def __getstate__(self) -> dict[str, Any]:

@@ -104,18 +104,18 @@ class PackedWeights:
         )  # fmt: skip
         self.spare: deque[_kernels.Memory] = deque(maxlen=1)
         self.scratch: deque[_kernels.Memory] = deque(maxlen=1)
-        self._lay_out(checked)
+        self._lay_out(tuple(tuple(map(_frozen, d)) for d in checked))
 
     def renewed(self, weights: Any) -> PackedWeights:
-        """The same layer with other weights, which are known to have the same form: a layer's change in every step of
-        an optimiser."""
+        """The same layer with other weights, which are known to have the same form and to be written to by nobody: a
+        layer's change in every step of an optimiser."""
         new = object.__new__(PackedWeights)
         new.__dict__.update(self.__dict__)
-        new._lay_out(weights)
+        new._lay_out(tuple(map(tuple, weights)))
         return new
 
     def _lay_out(self, weights):
-        self.arrays = tuple(tuple(map(_frozen, d)) for d in weights)
+        self.arrays = weights
         self.packed = _kernels.Packed(*self._form)
         self.dense = [self._dense_of(arrays) for arrays in self.arrays]
         for d, dense in enumerate(self.dense):
@@ -125,6 +125,8 @@ class PackedWeights:
     def _dense_of(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """One direction's arrays as _kernels.pack takes them: w_ih, w_hh, b_ih, b_hh, those of each unit in one array,
         w_hr, b_hr."""
+        if self.names == _options.HEAD and not self.kind.form.late:
+            return (*arrays, None, None, None)
         given, form = dict(zip(self.names, arrays)), self.kind.form
         if form.beside:
             parts = [a for a in map(given.get, ("bias_ih", *form.beside)) if a is not None]

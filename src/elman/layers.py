@@ -713,7 +713,7 @@ class Recurrent(Parametrised, Generic[State]):
         end = f"0_l{k}{'_reverse' if d else ''}"
         return [(letter, letter + end) for letter in self._letters] if self.train_state else []
 
-    def _weights(self, params: Params, k: int, d: int) -> list[Any]:
+    def _weights(self, params: Mapping[str, np.ndarray], k: int, d: int) -> list[Any]:
         """Those of stacked layer k in direction d as the backend takes them."""
         given = dict(zip(self._kinds, (params[name] for name in self._names(k, d)), strict=True))
         head = [given.pop(name, None) for name in _options.HEAD]
@@ -724,7 +724,8 @@ class Recurrent(Parametrised, Generic[State]):
     def _packed(self, params: Params) -> tuple[list[Any], Any]:
         """The backend's form of the weights, one entry per stacked layer, and its Inference, where it has that."""
         directions = range(self._directions)
-        weights = [[self._weights(params, k, d) for d in directions] for k in range(self.num_layers)]
+        arrays = params._arrays  # for the backend alone
+        weights = [[self._weights(arrays, k, d) for d in directions] for k in range(self.num_layers)]
         before = vars(self).get("_snapshot")
         if before is None or self.backend == "reference":
             stack = [self._pack(each) for each in weights]

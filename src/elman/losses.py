@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks, _positions
+from . import _checks, _kernels, _positions
 from ._types import Array
 
 __all__ = [
@@ -77,10 +77,14 @@ def softmax_cross_entropy(
     """
     _checks.choice("reduction", reduction, REDUCTIONS)
     logits = _positions.floats("logits", logits, classes=True)
-    inside = _positions.inside(lengths, logits.shape[:-1])
-    targets = _positions.classes_or_probabilities("logits", targets, logits, inside)
     weights = None if class_weights is None else _positions.weights("class_weights", class_weights, [logits.shape[-1:]])
     smoothing = _checks.number("label_smoothing", label_smoothing, 0, 1)
+    if not smoothing:
+        found = _kernels.softmax_cross_entropy(logits, targets, lengths, weights, reduction == "mean")
+        if found is not None:
+            return found
+    inside = _positions.inside(lengths, logits.shape[:-1])
+    targets = _positions.classes_or_probabilities("logits", targets, logits, inside)
     with np.errstate(all="ignore"):
         losses, dlogits, count = softmax_terms(_positions.rows(logits, inside), targets, weights, smoothing)
         return _reduced(losses, dlogits, logits, inside, reduction, count)

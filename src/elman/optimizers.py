@@ -22,6 +22,8 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "cl
 
 Grads: TypeAlias = "Mapping[str, Array] | Sequence[Mapping[str, Array]]"  # of one layer, or of several
 
+NO_EDITS: contextlib.nullcontext[Any] = contextlib.nullcontext(())
+LEAST_SUM = 1e-280  # of squares: in a smaller one some may have vanished
 _UPDATE = {np.dtype(np.float32): _kernels.update["float"], np.dtype(np.float64): _kernels.update["double"]}
 
 
@@ -37,6 +39,8 @@ class Optimizer:
         """options: every number by name. moments: what is kept for each weight, in the order of elman_parameter."""
         self._single = _is_layer(layers)
         self._layers = _layers([layers] if self._single else layers)
+        self._ours = [layer for layer in self._layers if isinstance(layer, Parametrised)]
+        self._others = [layer for layer in self._layers if not isinstance(layer, Parametrised)]
         self._options = {name: _option(name, name, value) for name, value in options.items()}
         self._names = tuple(moments)
         self._shapes = [{name: w.shape for name, w in layer.params.items()} for layer in self._layers]
@@ -75,25 +79,28 @@ class Optimizer:
         TypeError, ValueError: other keys, shapes or dtypes; a gradient that is NaN or infinite, or, but for SGD, too
         large for its square to be finite; a step after which a weight would not be finite. Nothing has changed then.
         """
-        if self._single and isinstance(grads, Mapping):
+        if self._single and (type(grads) is dict or isinstance(grads, Mapping)):
             grads = [grads]
         if not isinstance(grads, (list, tuple)) or len(grads) != len(self._layers):
             wanted = "a dict" if self._single else f"a list of {len(self._layers)} dicts, one per layer"
             raise TypeError(f"grads: expected {wanted}, got {_checks._kind(grads)}")
-        ours = [layer for layer in self._layers if isinstance(layer, Parametrised)]
-        others = [layer for layer in self._layers if not isinstance(layer, Parametrised)]
-        with contextlib.ExitStack() as stack:  # an error leaves every layer as it was
-            drafts = {id(layer): stack.enter_context(layer.edit()) for layer in sorted(others, key=id)}
-            stack.enter_context(SoleWriter([part for layer in ours for part in layer._parts()], "step"))
-            rule = self._rule(self._steps + 1)
-            weights = {id(layer): self._moved(i, rule, grads[i]) for i, layer in enumerate(self._layers)}
-            for layer in others:
-                drafts[id(layer)].update(weights[id(layer)])
-            snapshots = [layer._snapshot_of(weights[id(layer)]) for layer in ours]
-            for layer, snapshot in zip(ours, snapshots, strict=True):
-                layer._snapshot = snapshot
-            self._moments, self._next = self._next, self._moments
-            self._steps += 1
+        with self._edits() if self._others else NO_EDITS as drafts:  # an error leaves every layer as it was
+            with SoleWriter([part for layer in self._ours for part in layer._parts()], "step"):
+                rule = self._rule(self._steps + 1)
+                weights = {id(layer): self._moved(i, rule, grads[i]) for i, layer in enumerate(self._layers)}
+                for layer, draft in drafts:
+                    draft.update(weights[id(layer)])
+                snapshots = [layer._snapshot_of(weights[id(layer)]) for layer in self._ours]
+                for layer, snapshot in zip(self._ours, snapshots):
+                    layer._snapshot = snapshot
+                self._moments, self._next = self._next, self._moments
+                self._steps += 1
+
+    @contextlib.contextmanager
+    def _edits(self) -> Iterator[list[tuple[Any, Any]]]:
+        """The layers that are not elman's, each with the draft of an edit."""
+        with contextlib.ExitStack() as stack:
+            yield [(layer, stack.enter_context(layer.edit())) for layer in sorted(self._others, key=id)]
 
     def state_dict(self) -> dict[str, Any]:
         """What the next steps depend on but weights and gradients, for `load_state_dict`: a dict of numbers and arrays.
@@ -381,8 +388,15 @@ def clip_grad_norm(grads: Grads, max_norm: float) -> float:
             Nothing has changed then.
     """
     max_norm = _checks.number_below("max_norm", max_norm, 0, open_below=True, infinite=True)
-    arrays = _arrays(grads)
-    norm = _norm(arrays)
+    many = [grads] if type(grads) is dict else grads
+    quick = isinstance(many, (list, tuple)) and all(type(given) is dict for given in many)
+    arrays = [g for given in many for g in given.values()] if quick else []
+    total = _kernels.sum_of_squares(arrays) if quick else None
+    if total is not None and LEAST_SUM < total < math.inf:
+        norm = math.sqrt(total)
+    else:
+        arrays = _arrays(grads)
+        norm = _norm(arrays)
     if math.isfinite(norm) and norm > max_norm:
         with np.errstate(all="ignore"):
             for g in arrays:
@@ -415,7 +429,7 @@ def _norm(arrays):
     flat = np.concatenate(arrays, axis=None, dtype=np.float64)
     with np.errstate(all="ignore"):
         total = _sum_of_squares(flat)
-        if 1e-280 < total < math.inf:
+        if LEAST_SUM < total < math.inf:
             return math.sqrt(total)
         peak = float(np.abs(flat).max(initial=0))
         if peak == 0 or not math.isfinite(peak):

@@ -1146,6 +1146,88 @@ static void check_optimizers(const elman_kernels *kernels, int is_double)
     finish(&g);
 }
 
+/* ---- the loss ---- */
+
+/* Of one row, with its gradient: as in src/elman/losses.py, in double. */
+static double cross_entropy(ptrdiff_t C, const double *z, ptrdiff_t target, double *d)
+{
+    double peak = z[0], total = 0;
+    for (ptrdiff_t c = 1; c < C; c++) peak = fmax(peak, z[c]);
+    for (ptrdiff_t c = 0; c < C; c++) total += d[c] = exp(z[c] - peak);
+    for (ptrdiff_t c = 0; c < C; c++) d[c] = d[c] / total - (c == target);
+    return log(total) + peak - z[target];
+}
+
+/* One problem in all ways: with lengths, whose rest may not be read, and with weights, one of which is 0. */
+static void check_loss(group *g, const elman_kernels *kernels, const run *r, ptrdiff_t T, ptrdiff_t B, ptrdiff_t C)
+{
+    const size_t mark = array_count;
+    double *z = random_array(T * B * C, 6), *weights = random_array(C, 1), *d = new_array(C, sizeof *d);
+    ptrdiff_t *targets = new_array(T * B, sizeof *targets), *lengths = new_array(B, sizeof *lengths);
+    for (ptrdiff_t c = 0; c < C; c++) weights[c] = c == 1 ? 0 : fabs(weights[c]) + 0.5;
+    for (ptrdiff_t b = 0; b < B; b++) lengths[b] = random_below(T + 1);
+    for (ptrdiff_t row = 0; row < T * B; row++) targets[row] = random_below(C);
+    for (int way = 0; way < 8; way++) {
+        const int is_ragged = way & 1, is_weighted = way & 2, is_mean = way & 4;
+        ptrdiff_t *given = new_array(T * B, sizeof *given);
+        double *const logits = new_array(T * B * C, sizeof *logits);
+        memcpy(logits, z, (size_t)(T * B * C) * sizeof *z);
+        for (ptrdiff_t row = 0; row < T * B; row++) {
+            const int is_true = !is_ragged || row / B < lengths[row % B];
+            given[row] = is_true ? targets[row] : PTRDIFF_MAX / 64;
+            for (ptrdiff_t c = 0; c < C && !is_true; c++) logits[row * C + c] = NAN;
+        }
+        const elman_cross_entropy call = {
+            T, B, C, converted(r, logits, T * B * C), given, is_ragged ? lengths : NULL, is_weighted ? weights : NULL,
+            is_mean, poisoned(r, T * B * C)};
+        const double got = kernels->softmax_cross_entropy(&call);
+        double loss = 0, count = 0;
+        for (ptrdiff_t row = 0; row < T * B; row++) {
+            if (is_ragged && row / B >= lengths[row % B]) continue;
+            const double weight = is_weighted ? weights[targets[row]] : 1;
+            loss += weight * cross_entropy(C, z + row * C, targets[row], d), count += weight;
+        }
+        if (!is_mean) count = 1;
+        const double tolerance = (r->is_double ? 1e-13 : 2e-6) * (1 + fabs(loss));
+        const double error = count > 0 ? fabs(got - loss / count) * count : !isnan(got);
+        expect(g, error <= tolerance, "%td x %td x %td: a loss of %g, not %g", T, B, C, got, loss / count);
+        for (ptrdiff_t row = 0; row < T * B && count > 0; row++) {
+            const int is_true = !is_ragged || row / B < lengths[row % B];
+            const double weight = is_weighted ? weights[targets[row]] : 1;
+            cross_entropy(C, z + row * C, targets[row], d);
+            for (ptrdiff_t c = 0; c < C; c++) {
+                const double wanted = is_true ? d[c] * weight / count : 0;
+                const double off = fabs(get(r, call.dlogits, row * C + c) - wanted);
+                if (off > g->worst_gradient) g->worst_gradient = off;
+                expect(g, off <= (r->is_double ? 1e-14 : 2e-6), "%td x %td x %td: gradient wrong by %g", T, B, C, off);
+            }
+        }
+    }
+    expect(g, release_arrays(mark) == 0, "%td x %td x %td: memory outside an array is written", T, B, C);
+}
+
+static void check_losses(const elman_kernels *kernels, int is_double)
+{
+    group g = new_group("%s f%d losses", kernels->isa, is_double ? 64 : 32);
+    const run r = {.is_double = is_double, .size = is_double ? sizeof(double) : sizeof(float)};
+    for (ptrdiff_t C = 1; C <= 40; C += C < 20 ? 1 : 5) check_loss(&g, kernels, &r, 3, 5, C);
+    check_loss(&g, kernels, &r, 60, 7, 5); /* several blocks of rows */
+    check_loss(&g, kernels, &r, 2, 2, 1500);
+    check_loss(&g, kernels, &r, 0, 3, 4);
+    check_loss(&g, kernels, &r, 3, 0, 4);
+    for (ptrdiff_t n = 0; n < 5000; n += n < 40 ? 1 : 619) {
+        const size_t mark = array_count;
+        double *const values = random_array(n, 2);
+        const void *x = converted(&r, values, n);
+        long double sum = 0;
+        for (ptrdiff_t i = 0; i < n; i++) sum += values[i] * values[i];
+        const double error = fabs(kernels->sum_of_squares(n, x) - (double)sum);
+        expect(&g, error <= 1e-14 * (double)sum, "sum of %td squares: wrong by %g", n, error);
+        expect(&g, release_arrays(mark) == 0, "memory outside an array is written");
+    }
+    finish(&g);
+}
+
 /* ---- the limits of the machine ---- */
 
 static void check_limits(const elman_kernels *kernels, int is_double)
@@ -1458,6 +1540,7 @@ int main(int argc, char **argv)
             check_nonfinite(kernels, i % 2);
             check_elementwise(kernels, i % 2);
             check_optimizers(kernels, i % 2);
+            check_losses(kernels, i % 2);
             check_limits(kernels, i % 2);
             check_mode(kernels, i % 2);
         }
