@@ -97,7 +97,8 @@ class Dense(Parametrised):
         return check.array("x", x, self.dtype, (*shape[:-1], self.in_features), contiguous=True)
 
     def _packed(self, params):
-        return Affine(params["weight"], params.get("bias"))
+        arrays = params._arrays  # for the kernels alone
+        return Affine(arrays["weight"], arrays.get("bias"))
 
 
 class Tape:
