@@ -132,6 +132,17 @@ def test_ctc_learns_labels_that_are_not_aligned():
     assert history.history["val_loss"][-1] == pytest.approx(total, rel=1e-5)
 
 
+def test_ctc_says_that_a_target_is_too_long_and_which_metrics_it_takes():
+    x, y = [draw(4, 3), draw(2, 3)], [[1, 2], [1, 1]]  # two equal ones need a blank between them
+    model = Sequential([GRU(3, 4, seed=0), Dense(4, 3, seed=1)])
+    with pytest.raises(FloatingPointError, match="the loss is inf .* too short to spell its target; loss=.*zero_inf"):
+        model.fit(x, y, loss="ctc", **QUIET)
+    model.fit(x, y, loss=functools.partial(losses.ctc, zero_infinity=True), **QUIET)
+    with pytest.raises(ValueError, match=r"^metrics: expected functions of .* with ctc, got 'accuracy'"):
+        model.fit(x, y, loss="ctc", metrics=["accuracy"], **QUIET)
+    assert model.evaluate(x, y, loss="ctc", metrics=[lambda prediction, targets, **_: len(targets)])["<lambda>"] == 2
+
+
 # -------------------------------------------------------------------------------------------------- the same bits
 
 

@@ -340,7 +340,8 @@ def _train_on(model, optimizer, data, indices, objective, clips, tbptt, rng, whe
         where_exactly = f"{where}, from time step {start}" if tbptt else where
         if not (math.isfinite(value) and math.isfinite(norm)):
             weighs = found.weight or not found.count
-            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips, weighs)
+            spells = objective.aligned or value != math.inf
+            report = _diagnosis(value, norm, where_exactly, optimizer.lr, inputs, piece, clips, weighs, spells)
             guilty = found.weight and not math.isfinite(found.value + clip_grad_norm(own_grads, math.inf))
             raise FloatingPointError(ranks.blame(report, bool(guilty)))
         means["grad_norm"].add(norm, 1)
@@ -393,6 +394,9 @@ class _Objective:
         self.names = ("loss", *self.metrics)
         function, options = getattr(self.loss, "func", self.loss), getattr(self.loss, "keywords", {})  # of a partial
         self.aligned = function is not losses.ctc
+        ours = [name for name, make in self.metrics.items() if make.func is _Exact]
+        if ours and not self.aligned:
+            raise ValueError(f"metrics: expected functions of (prediction, list of targets) with ctc, got {ours[0]!r}")
         self.averages = options.get("reduction") != "sum"
         self._class_weights = options.get("class_weights") if function is losses.softmax_cross_entropy else None
 
@@ -453,9 +457,12 @@ def _number(argument, function, wanted, value):
     return float(value)
 
 
-def _diagnosis(value, norm, where, lr, x, piece, clips, weighs=True):
+def _diagnosis(value, norm, where, lr, x, piece, clips, weighs=True, spells=True):
     advice = []
-    if not weighs:
+    if not spells:
+        advice.append("more steps or shorter targets, since a sequence is too short to spell its target")
+        advice.append("loss=functools.partial(elman.losses.ctc, zero_infinity=True), which leaves such a sequence out")
+    elif not weighs:
         advice.append("a larger batch_size, since the class weights of all targets in this batch are 0")
     elif x is not None and x.dtype.kind == "f" and not np.isfinite(x[piece]).all():
         advice.append("remove the NaN or infinity that is in x, in this batch")
