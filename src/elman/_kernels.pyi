@@ -105,6 +105,19 @@ multiply_add: _Fused[Any]
 read: _Fused[Any]
 update: _Fused[Any]
 
+def ctc(
+    logits: _Array,
+    lengths: _Array,
+    targets: _Array,
+    counts: _Array,
+    blank: int,
+    scale: _Array,
+    threads: int,
+    losses: _Array,
+    dlogits: _Array,
+) -> None:
+    """The loss of each sequence, and its gradient times `scale`."""
+
 def cell_names() -> tuple[str, ...]:
     """The cells, in the order of their numbers."""
 

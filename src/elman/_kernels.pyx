@@ -130,6 +130,18 @@ cdef extern from "elman.h" nogil:
         void *w_next
         void *next[3]
 
+    ctypedef struct elman_ctc:
+        ptrdiff_t T, B, C, S, blank
+        int threads
+        const double *logits
+        const ptrdiff_t *lengths
+        const ptrdiff_t *targets
+        const ptrdiff_t *counts
+        const double *scale
+        double *losses
+        double *dlogits
+        double *scratch
+
     ctypedef struct elman_kernels:
         const char *isa
         int lanes
@@ -147,6 +159,8 @@ cdef extern from "elman.h" nogil:
                        int threads) noexcept nogil
         int (*adam)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters,
                     int threads) noexcept nogil
+        void (*ctc)(const elman_ctc *call) noexcept nogil
+        ptrdiff_t (*ctc_scratch)(const elman_ctc *call) noexcept nogil
 
     void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward_call *call)
     ptrdiff_t elman_stack_index(const elman_layer *layer)
@@ -962,6 +976,27 @@ def update(str kind, tuple rule, dict weights, dict grads, const real[:, :] old,
             PyBuffer_Release(&views[k])
         PyMem_RawFree(views)
         PyMem_RawFree(parameters)
+
+
+def ctc(const double[:, :, ::1] logits, const ptrdiff_t[::1] lengths, const ptrdiff_t[:, ::1] targets,
+        const ptrdiff_t[::1] counts, ptrdiff_t blank, const double[::1] scale, int threads, double[::1] losses,
+        double[:, :, ::1] dlogits):
+    """The loss of each sequence and its gradient times `scale`: see elman_ctc in elman.h."""
+    cdef const elman_kernels *kernels = elman_get_kernels(current_isa, 1)
+    cdef elman_ctc call
+    call.T, call.B, call.C, call.S = logits.shape[0], logits.shape[1], logits.shape[2], targets.shape[1]
+    if call.B == 0:
+        return
+    call.logits, call.dlogits = NULL, NULL
+    if call.T:
+        call.logits, call.dlogits = &logits[0, 0, 0], &dlogits[0, 0, 0]
+    call.targets = &targets[0, 0] if call.S else NULL
+    call.lengths, call.counts, call.scale, call.losses = &lengths[0], &counts[0], &scale[0], &losses[0]
+    call.blank, call.threads = blank, threads
+    call.scratch = <double *>allocate(kernels.ctc_scratch(&call) * <ptrdiff_t>sizeof(double))
+    with nogil:
+        kernels.ctc(&call)
+    PyMem_RawFree(call.scratch)
 
 
 def compiler():
