@@ -198,13 +198,14 @@ typedef struct {
     ptrdiff_t T, B, C, S;      /* steps, sequences, classes with the blank, classes of the longest target */
     ptrdiff_t blank;
     int threads;               /* at most so many, up to 1024; the result never depends on it */
-    const double *logits;      /* (T, B, C) */
+    int is_single;             /* 1: logits and dlogits are of float, 0: of double */
+    const void *logits;        /* (T, B, C) */
     const ptrdiff_t *lengths;  /* (B), each 0..T */
     const ptrdiff_t *targets;  /* (B, S) */
     const ptrdiff_t *counts;   /* (B), each 0..S */
     const double *scale;       /* (B) factors of each sequence's gradient */
     double *losses;            /* (B) -log of the probability of the target; infinite where the sequence is too short */
-    double *dlogits;           /* (T, B, C) gradient of scale * losses: 0 where that is infinite and past the length,
+    void *dlogits;             /* (T, B, C) gradient of scale * losses: 0 where that is infinite and past the length,
                                 * NaN where it is NaN */
     double *scratch;           /* ctc_scratch() */
 } elman_ctc;
@@ -230,7 +231,7 @@ typedef struct {
     int (*sgd)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
     int (*rmsprop)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
     int (*adam)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
-    void (*ctc)(const elman_ctc *call); /* this and its scratch: of double, NULL in the kernels of float */
+    void (*ctc)(const elman_ctc *call); /* these two compute in double: NULL in the kernels of float */
     ptrdiff_t (*ctc_scratch)(const elman_ctc *call); /* elements */
 } elman_kernels;
 

@@ -104,19 +104,7 @@ gate: _Fused[Any]
 multiply_add: _Fused[Any]
 read: _Fused[Any]
 update: _Fused[Any]
-
-def ctc(
-    logits: _Array,
-    lengths: _Array,
-    targets: _Array,
-    counts: _Array,
-    blank: int,
-    scale: _Array,
-    threads: int,
-    losses: _Array,
-    dlogits: _Array,
-) -> None:
-    """The loss of each sequence, and its gradient times `scale`."""
+ctc: _Fused[Any]
 
 def cell_names() -> tuple[str, ...]:
     """The cells, in the order of their numbers."""

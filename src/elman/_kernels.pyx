@@ -132,14 +132,14 @@ cdef extern from "elman.h" nogil:
 
     ctypedef struct elman_ctc:
         ptrdiff_t T, B, C, S, blank
-        int threads
-        const double *logits
+        int threads, is_single
+        const void *logits
         const ptrdiff_t *lengths
         const ptrdiff_t *targets
         const ptrdiff_t *counts
         const double *scale
         double *losses
-        double *dlogits
+        void *dlogits
         double *scratch
 
     ctypedef struct elman_kernels:
@@ -978,9 +978,9 @@ def update(str kind, tuple rule, dict weights, dict grads, const real[:, :] old,
         PyMem_RawFree(parameters)
 
 
-def ctc(const double[:, :, ::1] logits, const ptrdiff_t[::1] lengths, const ptrdiff_t[:, ::1] targets,
+def ctc(const real[:, :, ::1] logits, const ptrdiff_t[::1] lengths, const ptrdiff_t[:, ::1] targets,
         const ptrdiff_t[::1] counts, ptrdiff_t blank, const double[::1] scale, int threads, double[::1] losses,
-        double[:, :, ::1] dlogits):
+        real[:, :, ::1] dlogits):
     """The loss of each sequence and its gradient times `scale`: see elman_ctc in elman.h."""
     cdef const elman_kernels *kernels = elman_get_kernels(current_isa, 1)
     cdef elman_ctc call
@@ -992,7 +992,7 @@ def ctc(const double[:, :, ::1] logits, const ptrdiff_t[::1] lengths, const ptrd
         call.logits, call.dlogits = &logits[0, 0, 0], &dlogits[0, 0, 0]
     call.targets = &targets[0, 0] if call.S else NULL
     call.lengths, call.counts, call.scale, call.losses = &lengths[0], &counts[0], &scale[0], &losses[0]
-    call.blank, call.threads = blank, threads
+    call.blank, call.threads, call.is_single = blank, threads, sizeof(real) == 4
     call.scratch = <double *>allocate(kernels.ctc_scratch(&call) * <ptrdiff_t>sizeof(double))
     with nogil:
         kernels.ctc(&call)

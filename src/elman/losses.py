@@ -34,6 +34,7 @@ __all__ = [
 
 REDUCTIONS = ("mean", "sum")
 FEW = 64  # classes
+_CTC = {np.dtype(np.float32): _kernels.ctc["float"], np.dtype(np.float64): _kernels.ctc["double"]}
 
 
 def softmax_cross_entropy(
@@ -250,13 +251,12 @@ def ctc(
     targets, counts = _positions.ctc_targets(targets, target_lengths, B, C, blank)
 
     weights = np.ones(B) if reduction == "sum" else 1 / (B * np.maximum(counts, 1))
-    losses, dlogits = np.empty(B), np.empty(logits.shape)
-    x = logits.astype(np.float64, copy=False)
-    _kernels.ctc(x, ends, targets, counts, blank, weights, _config.get_num_threads(), losses, dlogits)
+    losses, dlogits = np.empty(B), np.empty_like(logits)
+    _CTC[logits.dtype](logits, ends, targets, counts, blank, weights, _config.get_num_threads(), losses, dlogits)
     if zero_infinity:
         losses[np.isposinf(losses)] = 0
     loss = float((losses * weights).sum()) if B or reduction == "sum" else float("nan")
-    return loss, dlogits.astype(logits.dtype, copy=False)
+    return loss, dlogits
 
 
 def softmax_terms(rows, targets, weights, smoothing):
