@@ -170,7 +170,7 @@ def test_the_gradient_is_that_of_the_losses(isa):
 
 
 def test_long_sequences_keep_their_gradient():
-    """A way back of 3000 steps by shares: each step's probabilities still sum to 1, so each row of the gradient to 0."""
+    """3000 steps back by shares: the probabilities of each step still sum to 1, so each row of the gradient to 0."""
     logits, targets, _, _, _ = problem(3000, 1, 20, 100, seed=1)
     targets = targets % 19 + 1
     value, gradient = ctc(logits, targets, reduction="sum")

@@ -1239,12 +1239,12 @@ static void check_ctc(const elman_kernels *kernels)
             for (ptrdiff_t i = 0; i < n * C; i++) x[i] = get(&r, call.logits, (i / C * B + b) * C + i % C);
             const double loss = ctc_by_definition(n, C, x, call.counts[b], call.targets + b * call.S, call.blank, d);
             const double error = isinf(loss) && call.losses[b] == loss ? 0 : fabs(call.losses[b] - loss);
-            expect(&g, error <= 1e-13 * (1 + fabs(loss)), "a loss is %.17g, not %.17g", call.losses[b], loss);
+            expect(&g, error <= 4e-15 * (1 + fabs(loss)), "a loss is %.17g, not %.17g", call.losses[b], loss);
             g.worst_value = fmax(g.worst_value, error);
             for (ptrdiff_t i = 0; i < T * C; i++) {
                 const double wanted = i < n * C ? call.scale[b] * d[i] : 0;
                 const double got = get(&r, call.dlogits, (i / C * B + b) * C + i % C);
-                expect(&g, fabs(got - wanted) <= (r.is_double ? 1e-13 : 1e-7), "a gradient is %g, not %g", got, wanted);
+                expect(&g, fabs(got - wanted) <= (r.is_double ? 2e-14 : 1e-7), "a gradient is %g, not %g", got, wanted);
                 if (r.is_double) g.worst_gradient = fmax(g.worst_gradient, fabs(got - wanted));
             }
         }
