@@ -16,6 +16,7 @@ def compiled(logits, targets, lengths, counts, blank=0, scale=None, threads=1):
     losses, dlogits = np.full(B, 77.0), np.full_like(logits, 77)
     scale = np.ones(B) if scale is None else scale
     kernel = _kernels.ctc[C_TYPES[logits.dtype]]
+    lengths, targets, counts = (np.ascontiguousarray(a, np.intp) for a in (lengths, targets, counts))
     kernel(logits, lengths, targets, counts, blank, scale, threads, losses, dlogits)
     return losses, dlogits
 

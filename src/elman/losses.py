@@ -246,7 +246,7 @@ def ctc(
     if logits.ndim != 3:
         raise ValueError(f"logits: expected shape (T, B, C), got {logits.shape}")
     T, B, C = logits.shape
-    ends = np.full(B, T) if lengths is None else _checks.lengths("lengths", lengths, T, B)
+    ends = np.full(B, T, np.intp) if lengths is None else _checks.lengths("lengths", lengths, T, B)
     blank = _checks.integer("blank", blank, 0, C - 1)
     targets, counts = _positions.ctc_targets(targets, target_lengths, B, C, blank)
 
