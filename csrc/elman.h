@@ -204,6 +204,24 @@ typedef struct {
     void *dlogits; /* (T, B, C), 0 past a length */
 } elman_cross_entropy;
 
+/* Connectionist temporal classification of softmax(logits). Each sequence has `lengths` steps and a target of `counts`
+ * classes, none of which is the blank; what lies behind them is never read. */
+typedef struct {
+    ptrdiff_t T, B, C, S;      /* steps, sequences, classes with the blank, classes of the longest target */
+    ptrdiff_t blank;
+    int threads;               /* at most so many, up to 1024; the result never depends on it */
+    int is_single;             /* 1: logits and dlogits are of float, 0: of double */
+    const void *logits;        /* (T, B, C) */
+    const ptrdiff_t *lengths;  /* (B), each 0..T */
+    const ptrdiff_t *targets;  /* (B, S) */
+    const ptrdiff_t *counts;   /* (B), each 0..S */
+    const double *scale;       /* (B) factors of each sequence's gradient */
+    double *losses;            /* (B) -log of the probability of the target; infinite where the sequence is too short */
+    void *dlogits;             /* (T, B, C) gradient of scale * losses: 0 where that is infinite and past the length,
+                                * NaN where it is NaN */
+    double *scratch;           /* ctc_scratch() */
+} elman_ctc;
+
 typedef struct {
     const char *isa;
     int lanes;                          /* of a vector */
@@ -227,6 +245,8 @@ typedef struct {
     int (*adam)(const elman_rule *rule, ptrdiff_t count, const elman_parameter *parameters, int threads);
     double (*sum_of_squares)(ptrdiff_t n, const void *x); /* of x (n), in double */
     double (*softmax_cross_entropy)(const elman_cross_entropy *call);
+    void (*ctc)(const elman_ctc *call); /* these two compute in double: NULL in the kernels of float */
+    ptrdiff_t (*ctc_scratch)(const elman_ctc *call); /* elements */
 } elman_kernels;
 
 /* Name and version of the compiler. */

@@ -104,6 +104,7 @@ gate: _Fused[Any]
 multiply_add: _Fused[Any]
 read: _Fused[Any]
 update: _Fused[Any]
+ctc: _Fused[Any]
 
 def sum_of_squares(arrays: list[_Array]) -> float | None: ...
 def softmax_cross_entropy(

@@ -141,6 +141,18 @@ cdef extern from "elman.h" nogil:
         int is_mean
         void *dlogits
 
+    ctypedef struct elman_ctc:
+        ptrdiff_t T, B, C, S, blank
+        int threads, is_single
+        const void *logits
+        const ptrdiff_t *lengths
+        const ptrdiff_t *targets
+        const ptrdiff_t *counts
+        const double *scale
+        double *losses
+        void *dlogits
+        double *scratch
+
     ctypedef struct elman_kernels:
         const char *isa
         int lanes
@@ -160,6 +172,8 @@ cdef extern from "elman.h" nogil:
                     int threads) noexcept nogil
         double (*sum_of_squares)(ptrdiff_t n, const void *x) noexcept nogil
         double (*softmax_cross_entropy)(const elman_cross_entropy *call) noexcept nogil
+        void (*ctc)(const elman_ctc *call) noexcept nogil
+        ptrdiff_t (*ctc_scratch)(const elman_ctc *call) noexcept nogil
 
     void elman_stack_forward(const elman_cell *cell, int layers, const elman_forward_call *call)
     ptrdiff_t elman_stack_index(const elman_layer *layer)
@@ -1093,6 +1107,27 @@ cdef integers_of(value):
     """A copy, so that what is checked stays what it is; None, if they are not integers."""
     array = _asarray(value)
     return array.astype(_intp, "C") if array.dtype.kind in "iu" else None
+
+
+def ctc(const real[:, :, ::1] logits, const ptrdiff_t[::1] lengths, const ptrdiff_t[:, ::1] targets,
+        const ptrdiff_t[::1] counts, ptrdiff_t blank, const double[::1] scale, int threads, double[::1] losses,
+        real[:, :, ::1] dlogits):
+    """The loss of each sequence and its gradient times `scale`: see elman_ctc in elman.h."""
+    cdef const elman_kernels *kernels = elman_get_kernels(current_isa, 1)
+    cdef elman_ctc call
+    call.T, call.B, call.C, call.S = logits.shape[0], logits.shape[1], logits.shape[2], targets.shape[1]
+    if call.B == 0:
+        return
+    call.logits, call.dlogits = NULL, NULL
+    if call.T:
+        call.logits, call.dlogits = &logits[0, 0, 0], &dlogits[0, 0, 0]
+    call.targets = &targets[0, 0] if call.S else NULL
+    call.lengths, call.counts, call.scale, call.losses = &lengths[0], &counts[0], &scale[0], &losses[0]
+    call.blank, call.threads, call.is_single = blank, threads, sizeof(real) == 4
+    call.scratch = <double *>allocate(kernels.ctc_scratch(&call) * <ptrdiff_t>sizeof(double))
+    with nogil:
+        kernels.ctc(&call)
+    PyMem_RawFree(call.scratch)
 
 
 def compiler():

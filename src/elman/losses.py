@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks, _kernels, _positions
+from . import _checks, _config, _kernels, _positions
 from ._types import Array
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
 
 REDUCTIONS = ("mean", "sum")
 FEW = 64  # classes
+_CTC = {np.dtype(np.float32): _kernels.ctc["float"], np.dtype(np.float64): _kernels.ctc["double"]}
 
 
 def softmax_cross_entropy(
@@ -253,75 +254,17 @@ def ctc(
     if logits.ndim != 3:
         raise ValueError(f"logits: expected shape (T, B, C), got {logits.shape}")
     T, B, C = logits.shape
-    inside = _positions.inside(lengths, (T, B))
-    if inside is None:
-        inside = np.ones((T, B), bool)
+    ends = np.full(B, T, np.intp) if lengths is None else _checks.lengths("lengths", lengths, T, B)
     blank = _checks.integer("blank", blank, 0, C - 1)
     targets, counts = _positions.ctc_targets(targets, target_lengths, B, C, blank)
 
-    with np.errstate(all="ignore"):
-        rows = logits[inside].astype(np.float64)
-        rows -= rows.max(axis=1, keepdims=True)
-        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
-        log_p = np.zeros(logits.shape)
-        log_p[inside] = rows
-        log_likelihood, occupied = _alignments(log_p, targets, inside.sum(axis=0), counts, blank)
-        losses = 0 - log_likelihood
-        impossible = np.isposinf(losses)
-        if zero_infinity:
-            losses[impossible] = 0
-        dlogits = np.exp(log_p) - occupied
-        dlogits[:, impossible] = 0
-        if reduction == "mean":
-            symbols = np.maximum(counts, 1)
-            losses /= symbols
-            dlogits /= symbols[:, None]
-        return _reduced(losses, dlogits[inside], logits, inside, reduction, B)
-
-
-def _alignments(log_p, targets, lengths, counts, blank):
-    """The forward-backward recursion over all paths that spell the targets.
-
-    log_p (T, B, C); targets (B, S), past their end, counts (B,), any class. Returns the logarithm of their total
-    probability, (B,), and for each class the probability that such a path is in it, (T, B, C), not a number where there
-    is no path.
-    State 2s+1 is class s of the target, the even ones are the blanks around them (the paper's l').
-    """
-    T, B, C = log_p.shape
-    N = 2 * targets.shape[1] + 1
-    states = np.full((B, N), blank)
-    states[:, 1::2] = targets
-    emitted = np.take_along_axis(log_p, np.broadcast_to(states, (T, B, N)), axis=2)
-    skip = np.full((B, N), -np.inf)  # + 0 where a path may come from two states before: to a class unlike the last one
-    skip[:, 1:2] = 0
-    skip[:, 3::2][targets[:, 1:] != targets[:, :-1]] = 0
-
-    # Two states more in front, never reached again: every path is in the second of them before the first step.
-    alpha = np.full((T + 1, B, N + 2), -np.inf)
-    alpha[0, :, 1] = 0
-    for t in range(T):
-        before = alpha[t]
-        alpha[t + 1, :, 2:] = emitted[t] + np.logaddexp(
-            np.logaddexp(before[:, 2:], before[:, 1:-1]), before[:, :-2] + skip
-        )
-    b, last = np.arange(B), 2 * counts + 2  # the blank after the last class; or that class
-    log_likelihood = np.logaddexp(alpha[lengths, b, last], alpha[lengths, b, last - 1])
-
-    final = np.full((B, N + 2), -np.inf)
-    final[b, last] = final[b, last - 1] = 0
-    beta = np.full((B, N), -np.inf)  # of the steps still to come; before a sequence's last step there is none
-    ahead, ahead_skip = np.full((2, B, N + 2), -np.inf)
-    occupied = np.empty_like(log_p)
-    classes = (b[:, None] * C + states).ravel()
-    for t in reversed(range(T)):
-        ends = lengths == t + 1
-        beta[ends] = final[ends, 2:]
-        here = np.exp(alpha[t + 1, :, 2:] + beta - log_likelihood[:, None])
-        occupied[t] = np.bincount(classes, here.ravel(), B * C).reshape(B, C)
-        ahead[:, :N] = beta + emitted[t]
-        ahead_skip[:, :N] = ahead[:, :N] + skip
-        beta = np.logaddexp(np.logaddexp(ahead[:, :N], ahead[:, 1:-1]), ahead_skip[:, 2:])
-    return log_likelihood, occupied
+    weights = np.ones(B) if reduction == "sum" else 1 / (B * np.maximum(counts, 1))
+    losses, dlogits = np.empty(B), np.empty_like(logits)
+    _CTC[logits.dtype](logits, ends, targets, counts, blank, weights, _config.get_num_threads(), losses, dlogits)
+    if zero_infinity:
+        losses[np.isposinf(losses)] = 0
+    loss = float((losses * weights).sum()) if B or reduction == "sum" else float("nan")
+    return loss, dlogits
 
 
 def softmax_terms(rows, targets, weights, smoothing):

@@ -2056,3 +2056,77 @@ def _cell(cell: str, weights: Any, options: dict[str, Any]) -> _Cell:
 
 
 _LSTM_DEFAULTS = {"activations": LSTM_ACTIVATIONS, "coupled": None, "clip": None, "cell_clip": None, "proj_clip": None}
+
+
+# --------------------------------------------------------------------------------------------------------------- a loss
+
+
+def ctc(logits: Array, targets: Array, lengths: Array, counts: Array, blank: int) -> tuple[Array, Array]:
+    """Connectionist temporal classification (Graves et al. 2006), which `elman.losses.ctc` computes with a kernel.
+
+    logits (T, B, C), targets (B, S) classes, of which sequence b has lengths[b] steps and counts[b] classes; no logit
+    past an end is read, and a target there is any class. Returns the loss of each sequence (B,), infinite if it is too
+    short for its target, and the gradient of their sum (T, B, C): 0 where a loss is infinite, NaN where it is NaN. All
+    in float64.
+    """
+    return _quietly(_ctc, logits, targets, lengths, counts, blank)  # type: ignore[no-any-return]
+
+
+def _ctc(logits: Array, targets: Array, lengths: Array, counts: Array, blank: int) -> Arrays:
+    T, B, _ = logits.shape
+    inside = np.arange(T)[:, None] < lengths
+    rows = logits[inside].astype(np.float64)
+    rows -= rows.max(axis=1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    log_p = np.zeros(logits.shape)
+    log_p[inside] = rows
+    log_likelihood, occupied = _alignments(log_p, targets, lengths, counts, blank)
+    dlogits = np.exp(log_p) - occupied  # eq. 16
+    dlogits[:, np.isneginf(log_likelihood)] = 0
+    dlogits[:, np.isnan(log_likelihood)] = np.nan
+    dlogits[~inside] = 0
+    return 0 - log_likelihood, dlogits
+
+
+def _alignments(log_p: Array, targets: Array, lengths: Array, counts: Array, blank: int) -> Arrays:
+    """The forward-backward recursion over all paths that spell the targets, eq. 6-15 in logarithms.
+
+    Returns the logarithm of their total probability, (B,), and for each class the probability that such a path is in
+    it, (T, B, C), not a number where there is no path.
+    State 2s+1 is class s of the target, the even ones are the blanks around them (the paper's l').
+    """
+    T, B, C = log_p.shape
+    N = 2 * targets.shape[1] + 1
+    states = np.full((B, N), blank)
+    states[:, 1::2] = targets
+    emitted = np.take_along_axis(log_p, np.broadcast_to(states, (T, B, N)), axis=2)
+    skip = np.full((B, N), -np.inf)  # + 0 where a path may come from two states before: to a class unlike the last one
+    skip[:, 1:2] = 0
+    skip[:, 3::2][targets[:, 1:] != targets[:, :-1]] = 0
+
+    # Two states more in front, never reached again: every path is in the second of them before the first step.
+    alpha = np.full((T + 1, B, N + 2), -np.inf)
+    alpha[0, :, 1] = 0
+    for t in range(T):
+        before = alpha[t]
+        alpha[t + 1, :, 2:] = emitted[t] + np.logaddexp(
+            np.logaddexp(before[:, 2:], before[:, 1:-1]), before[:, :-2] + skip
+        )
+    b, last = np.arange(B), 2 * counts + 2  # the blank after the last class; or that class
+    log_likelihood = np.logaddexp(alpha[lengths, b, last], alpha[lengths, b, last - 1])
+
+    final = np.full((B, N + 2), -np.inf)
+    final[b, last] = final[b, last - 1] = 0
+    beta = np.full((B, N), -np.inf)  # of the steps still to come; before a sequence's last step there is none
+    ahead, ahead_skip = np.full((2, B, N + 2), -np.inf)
+    occupied = np.empty_like(log_p)
+    classes = (b[:, None] * C + states).ravel()
+    for t in reversed(range(T)):
+        ends = lengths == t + 1
+        beta[ends] = final[ends, 2:]
+        here = np.exp(alpha[t + 1, :, 2:] + beta - log_likelihood[:, None])
+        occupied[t] = np.bincount(classes, here.ravel(), B * C).reshape(B, C)
+        ahead[:, :N] = beta + emitted[t]
+        ahead_skip[:, :N] = ahead[:, :N] + skip
+        beta = np.logaddexp(np.logaddexp(ahead[:, :N], ahead[:, 1:-1]), ahead_skip[:, 2:])
+    return log_likelihood, occupied

@@ -1228,6 +1228,137 @@ static void check_losses(const elman_kernels *kernels, int is_double)
     finish(&g);
 }
 
+/* ---- the loss of CTC ---- */
+
+enum { CTC_STEPS = 20, CTC_CLASSES = 20, CTC_STATES = 2 * 9 + 1 };
+
+/* -log of the probability of a target, as the paper has it, in probabilities; d (n, C): its gradient. */
+static double ctc_by_definition(ptrdiff_t n, ptrdiff_t C, const double *logits, ptrdiff_t K, const ptrdiff_t *target,
+                                ptrdiff_t blank, double *d)
+{
+    long double p[CTC_STEPS][CTC_CLASSES], a[CTC_STEPS][CTC_STATES] = {{0}}, b[CTC_STEPS][CTC_STATES];
+    ptrdiff_t class[CTC_STATES];
+    const ptrdiff_t N = 2 * K + 1;
+    for (ptrdiff_t s = 0; s < N; s++) class[s] = s % 2 ? target[s / 2] : blank;
+    for (ptrdiff_t t = 0; t < n; t++) {
+        long double sum = 0;
+        for (ptrdiff_t c = 0; c < C; c++) sum += p[t][c] = expl(logits[t * C + c]);
+        for (ptrdiff_t c = 0; c < C; c++) p[t][c] /= sum;
+        for (ptrdiff_t s = 0; s < N; s++) {
+            a[t][s] = t ? a[t - 1][s] : s < 2;
+            if (t && s > 0) a[t][s] += a[t - 1][s - 1];
+            if (t && s > 1 && class[s] != class[s - 2]) a[t][s] += a[t - 1][s - 2];
+            a[t][s] *= p[t][class[s]];
+        }
+    }
+    long double total = n ? a[n - 1][N - 1] : K == 0;
+    if (n && K) total += a[n - 1][N - 2];
+    for (ptrdiff_t t = n - 1; t >= 0; t--) {
+        for (ptrdiff_t s = N - 1; s >= 0; s--) {
+            b[t][s] = t + 1 < n ? b[t + 1][s] * p[t + 1][class[s]] : s >= N - 2;
+            if (t + 1 < n && s + 1 < N) b[t][s] += b[t + 1][s + 1] * p[t + 1][class[s + 1]];
+            if (t + 1 < n && s + 2 < N && class[s] != class[s + 2]) b[t][s] += b[t + 1][s + 2] * p[t + 1][class[s + 2]];
+        }
+        for (ptrdiff_t c = 0; c < C; c++) d[t * C + c] = total > 0 ? (double)p[t][c] : 0;
+        for (ptrdiff_t s = 0; s < N && total > 0; s++) d[t * C + class[s]] -= (double)(a[t][s] * b[t][s] / total);
+    }
+    return (double)-logl(total);
+}
+
+/* A random problem with outputs and scratch of its own. What lies past an end is POISON, and not to be looked at. */
+static elman_ctc new_ctc(const run *r, ptrdiff_t T, ptrdiff_t B, ptrdiff_t C, ptrdiff_t S)
+{
+    ptrdiff_t *lengths = new_array(B, sizeof *lengths), *counts = new_array(B, sizeof *counts);
+    ptrdiff_t *targets = new_array(B * S, sizeof *targets);
+    double *scale = random_array(B, 1);
+    void *logits = new_array(T * B * C, r->size);
+    const ptrdiff_t blank = random_below(C);
+    memset(targets, POISON, (size_t)(B * S) * sizeof *targets);
+    memset(logits, POISON, (size_t)(T * B * C) * r->size);
+    for (ptrdiff_t b = 0; b < B; b++) {
+        lengths[b] = random_below(3) ? T : random_below(T + 1);
+        counts[b] = C > 1 ? random_below(3) ? S : random_below(S + 1) : 0;
+        for (ptrdiff_t k = 0; k < counts[b]; k++) {
+            const int again = k > 0 && random_below(3) == 0; /* a blank must stand between equal classes */
+            targets[b * S + k] = again ? targets[b * S + k - 1] : (blank + 1 + random_below(C - 1)) % C;
+        }
+        for (ptrdiff_t i = 0; i < lengths[b] * C; i++) put(r, logits, (i / C * B + b) * C + i % C, random_number(4));
+    }
+    const void *const inputs[] = {lengths, counts, targets, scale, logits};
+    for (int i = 0; i < 5; i++) freeze(inputs[i]);
+    for (ptrdiff_t b = 0; b < B; b++) {
+        ASAN_POISON_MEMORY_REGION(targets + b * S + counts[b], (size_t)(S - counts[b]) * sizeof *targets);
+        for (ptrdiff_t t = lengths[b]; t < T; t++) {
+            ASAN_POISON_MEMORY_REGION((char *)logits + (size_t)((t * B + b) * C) * r->size, (size_t)C * r->size);
+        }
+    }
+    const elman_ctc call = {.T = T, .B = B, .C = C, .S = S, .blank = blank, .threads = 1, .is_single = !r->is_double,
+                            .logits = logits, .lengths = lengths, .targets = targets, .counts = counts, .scale = scale};
+    return call;
+}
+
+static void run_ctc(const elman_kernels *kernels, const run *r, elman_ctc *call, int threads)
+{
+    call->threads = threads;
+    call->losses = new_array(call->B, sizeof *call->losses);
+    call->dlogits = new_array(call->T * call->B * call->C, r->size);
+    call->scratch = new_array(kernels->ctc_scratch(call), sizeof *call->scratch);
+    kernels->ctc(call);
+}
+
+static void check_ctc(const elman_kernels *kernels)
+{
+    group g = new_group("%s f64 CTC", kernels->isa);
+    for (int repeat = 0; repeat < (quick || sparing ? 60 : 300); repeat++) {
+        const size_t mark = array_count;
+        const run r = {.is_double = repeat % 2, .size = repeat % 2 ? sizeof(double) : sizeof(float)};
+        const ptrdiff_t T = random_below(CTC_STEPS + 1), B = random_below(5), C = 1 + random_below(CTC_CLASSES);
+        elman_ctc call = new_ctc(&r, T, B, C, random_below(10)), again = call;
+        run_ctc(kernels, &r, &call, 1);
+        for (ptrdiff_t b = 0; b < B; b++) {
+            double x[CTC_STEPS * CTC_CLASSES], d[CTC_STEPS * CTC_CLASSES];
+            const ptrdiff_t n = call.lengths[b];
+            for (ptrdiff_t i = 0; i < n * C; i++) x[i] = get(&r, call.logits, (i / C * B + b) * C + i % C);
+            const double loss = ctc_by_definition(n, C, x, call.counts[b], call.targets + b * call.S, call.blank, d);
+            const double error = isinf(loss) && call.losses[b] == loss ? 0 : fabs(call.losses[b] - loss);
+            expect(&g, error <= 4e-15 * (1 + fabs(loss)), "a loss is %.17g, not %.17g", call.losses[b], loss);
+            g.worst_value = fmax(g.worst_value, error);
+            for (ptrdiff_t i = 0; i < T * C; i++) {
+                const double wanted = i < n * C ? call.scale[b] * d[i] : 0;
+                const double got = get(&r, call.dlogits, (i / C * B + b) * C + i % C);
+                expect(&g, fabs(got - wanted) <= (r.is_double ? 2e-14 : 1e-7), "a gradient is %g, not %g", got, wanted);
+                if (r.is_double) g.worst_gradient = fmax(g.worst_gradient, fabs(got - wanted));
+            }
+        }
+        fesetround(FE_UPWARD);
+        run_ctc(kernels, &r, &again, 3);
+        expect(&g, fegetround() == FE_UPWARD, "the rounding mode is lost");
+        fesetround(FE_TONEAREST);
+        expect(&g, same(&r, call.dlogits, again.dlogits, T * B * C) &&
+                       memcmp(call.losses, again.losses, (size_t)B * sizeof *call.losses) == 0,
+               "the caller's rounding mode changes results");
+        expect(&g, release_arrays(mark) == 0, "memory outside an array or an input is written");
+    }
+    finish(&g);
+}
+
+static void check_ctc_threads(const elman_kernels *kernels)
+{
+    group g = new_group("%s f64 CTC: 1 to 4 threads", kernels->isa);
+    const run r = {.is_double = 0, .size = sizeof(float)};
+    elman_ctc call = new_ctc(&r, 70, 40, 30, 25);
+    run_ctc(kernels, &r, &call, 1);
+    for (int threads = 2; threads <= 4; threads++) {
+        elman_ctc got = call;
+        run_ctc(kernels, &r, &got, threads);
+        expect(&g, same(&r, call.dlogits, got.dlogits, call.T * call.B * call.C) &&
+                       memcmp(call.losses, got.losses, (size_t)call.B * sizeof *call.losses) == 0,
+               "results with %d threads", threads);
+    }
+    expect(&g, release_arrays(0) == 0, "memory outside an array or an input is written");
+    finish(&g);
+}
+
 /* ---- the limits of the machine ---- */
 
 static void check_limits(const elman_kernels *kernels, int is_double)
@@ -1492,6 +1623,7 @@ static void check_dispatcher(void)
         const elman_kernels *kernels = elman_get_kernels(i / 2, i % 2);
         expect(&g, strcmp(kernels->isa, elman_isa_name(i / 2)) == 0, "%s stands for %s", kernels->isa,
                elman_isa_name(i / 2));
+        expect(&g, !kernels->ctc == !(i % 2), "%s: CTC is of double", kernels->isa);
         for (int cell = 0; cell < ELMAN_CELL_COUNT; cell++) {
             const elman_cell *entry = &kernels->cells[cell], *form = form_of(cell);
             expect(&g, strcmp(entry->name, cell_names[cell]) == 0, "%s: %s stands for %s", kernels->isa, entry->name,
@@ -1541,12 +1673,14 @@ int main(int argc, char **argv)
             check_elementwise(kernels, i % 2);
             check_optimizers(kernels, i % 2);
             check_losses(kernels, i % 2);
+            if (i % 2) check_ctc(kernels);
             check_limits(kernels, i % 2);
             check_mode(kernels, i % 2);
         }
         if (!quick && i / 2 == best_isa()) check_threads(kernels, i % 2); /* the others: tests/test_bits.py */
     }
     check_pool();
+    if (!quick) check_ctc_threads(elman_get_kernels(best_isa(), 1));
     if (!quick) check_callers(elman_get_kernels(best_isa(), 0));
 #ifdef UNDER_TSAN
     printf("skip pool: forked children: ThreadSanitizer does not allow threads after fork\n");
