@@ -7,8 +7,8 @@ In Keras: Sequential([LSTM(64, activation="relu"), Dense(10, activation="softmax
 two empty rows in front, as `pad_sequences` puts them. The other 797 are the test. The loss takes logits, so the
 softmax is only needed to see probabilities.
 
-Result on one core: of the 797 others the SimpleRNN has 94.6 % right after 0.9 s of training, the LSTM 93.7 % after
-3.6 s.
+Result on one core: of the 797 others the SimpleRNN has 95.6 % right after 1.2 s of training, the LSTM 95.4 % after
+2.2 s.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ The data are the Japanese Vowels of Kudo, Toyama and Shimbo (1999), which sktime
 at each step, 270 utterances to learn from and 370 for the test. The classifier takes a list of arrays of different
 lengths as it is; but for the number of epochs and the learning rate it has its defaults.
 
-Result on two cores, in a second: 95.9 % of the 370 are right (35.7 % if only the first step of each is heard).
+Result on two cores, in a second: 95.9 % of the 370 are right (34.9 % if only the first step of each is heard).
 """
 
 from __future__ import annotations

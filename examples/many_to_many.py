@@ -5,7 +5,7 @@
 The data are modules of Python's own standard library, tagged by its `tokenize`, in pieces of 128 characters; the test
 is on other modules. What stands behind a character tells as much as what stands before, so the LSTM is bidirectional.
 
-Result with Python 3.11 on two cores, in 41 s: learned from 1,058,560 characters; of 101,120 others 98.0 % are right
+Result with Python 3.11 on two cores, in 24 s: learned from 1,058,560 characters; of 101,120 others 98.4 % are right
 (27.4 % if all are called strings, the most frequent tag).
 """
 

@@ -5,7 +5,7 @@
 The data are scikit-learn's 1797 digits, (1797, 8, 8): the eight rows of a picture are eight time steps. A quarter is
 kept for the test.
 
-Result on two cores, in 1.3 s: 99.1 % of 450 digits that it has not seen are right.
+Result on two cores, in 0.6 s: 98.9 % of 450 digits that it has not seen are right.
 """
 
 from __future__ import annotations
