@@ -3,7 +3,8 @@
 The same model, data, batches, loss and optimiser, each library on one thread, as far as they are installed. Before
 anything is timed all start from the same weights and train for an epoch; the losses must agree then. Contestants take
 turns; figures are medians. elman makes its batches in every epoch, as `fit` does; the peers are given theirs ready
-made. `/ torch` is PyTorch's time in units of elman's.
+made. `/ torch` is PyTorch's time in units of elman's; `at most`, in units of what the layers' multiplications take at
+this core's rate, with nothing else to do: no program could be more times as fast.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 import elman
-from elman.benchmark import measure
+from elman.benchmark import measure, roofline
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOLERANCES = {"torch": 1e-5, "keras": 1e-3}  # of the losses after an epoch, relative; Keras' Adam is a little other
@@ -559,8 +560,31 @@ def seconds_an_epoch(contestants: dict[str, Contestant], rounds: int, clock: Cal
     return {name: statistics.median(each) for name, each in times.items()}
 
 
-def row(case: Case, peers: list[str], rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
+def operations(case: Case, model: Model) -> float | None:
+    """Of the products of an epoch, forward and back; None for a Seq2Seq. The first layer's input wants no gradient."""
+    if not isinstance(model, elman.Sequential):
+        return None
+    total, has_input = 0, True
+    rows = sum(map(len, case.x)) if isinstance(case.x, list) else len(case.x)
+    if not isinstance(case.x, list) and model._timed_axes(case.x.dtype.kind in "iu"):
+        rows *= case.x.shape[1]
+    for layer in model.layers:
+        if isinstance(layer, elman.Pooling):
+            rows = len(case.x)
+        for name, weight in getattr(layer, "params", {}).items():
+            if weight.ndim == 2 and not isinstance(layer, elman.Embedding):
+                total += rows * weight.size * (4 if has_input and "_hh" not in name else 6)
+        has_input = has_input and not hasattr(layer, "params")
+    return total
+
+
+def row(
+    case: Case, peers: list[str], rounds: int, clock: Callable[[], float], limits: roofline.Limits
+) -> dict[str, Any]:
     """What a case has come to, for the table and the file."""
+    model = case.make_model()
+    count = operations(case, model)
+    bound = None if count is None else count / limits.operations[str(model.dtype)]
     losses = {peer: losses_after_an_epoch(case, peer) for peer in peers}
     contestants = {name: CONTESTANTS[name](case, case.make_model()) for name in ("elman", *peers)}
     seconds = seconds_an_epoch(contestants, rounds, clock)
@@ -572,6 +596,8 @@ def row(case: Case, peers: list[str], rounds: int, clock: Callable[[], float]) -
         "losses": losses,  # of the first batch after an epoch: elman's, and the peer's
         "seconds": seconds,
         "ratio": {peer: seconds[peer] / seconds["elman"] for peer in peers},
+        "bound": bound,
+        "at_most": seconds["torch"] / bound if bound and "torch" in seconds else None,
     }
 
 
@@ -590,7 +616,8 @@ def line(row: dict[str, Any], peers: list[str]) -> str:
     seconds, ratio = row["seconds"], row["ratio"]
     times = "".join(f"{seconds[name] * 1e3:10.2f}" if name in seconds else " " * 10 for name in ("elman", *peers))
     ratios = "".join(f"{ratio[peer]:9.2f}" if peer in ratio else " " * 9 for peer in peers)
-    return f"{row['name']:32}{row['steps']:6}{times}{ratios}".rstrip()
+    at_most = "" if row["at_most"] is None else f"{row['at_most']:9.1f}"
+    return f"{row['name']:32}{row['steps']:6}{times}{ratios}{at_most}".rstrip()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -619,7 +646,8 @@ def main(arguments: list[str] | None = None) -> int:
         if "keras" in peers:
             print(f"keras: on {options.keras}")
         title = f"{TITLE:32}{'steps':>6}" + "".join(f"{name:>10}" for name in ("elman", *peers))
-        print(title + "".join(f"{'/ ' + peer:>9}" for peer in peers))
+        print(title + "".join(f"{'/ ' + peer:>9}" for peer in peers) + f"{'at most':>9}")
+        limits = roofline.measure_limits()
         for make in makers:
             try:
                 cases = make(options.batches)
@@ -628,7 +656,8 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             for case in cases:
                 try:
-                    rows.append(row(case, [p for p in peers if is_able(p, case)], options.rounds, clock))
+                    able = [peer for peer in peers if is_able(peer, case)]
+                    rows.append(row(case, able, options.rounds, clock, limits))
                     print(line(rows[-1], peers), flush=True)
                 except AssertionError as wrong:
                     print(wrong)

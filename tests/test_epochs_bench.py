@@ -160,13 +160,14 @@ def test_table_and_file(epochs, one_torch_thread, monkeypatch, tmp_path, capsys)
     monkeypatch.setattr(epochs, "installed", lambda: ["torch"])
     assert epochs.main(["--rounds", "1", "--json", str(tmp_path / "epochs.json")]) == 0
     head, line, skipped = capsys.readouterr().out.splitlines()
-    assert head.split()[-5:] == ["steps", "elman", "torch", "/", "torch"] and "needs a package" in skipped
+    assert head.split()[-7:] == ["steps", "elman", "torch", "/", "torch", "at", "most"] and "needs a package" in skipped
     report = json.loads((tmp_path / "epochs.json").read_text())
     (row,) = report["rows"]
     assert row["seconds"]["elman"] > 0 and row["ratio"]["torch"] == row["seconds"]["torch"] / row["seconds"]["elman"]
     assert row["losses"]["torch"][0] == pytest.approx(row["losses"]["torch"][1], rel=1e-3) and row["steps"] == 2
     assert line.split() == ["small", "2", *(f"{row['seconds'][name] * 1e3:.2f}" for name in ("elman", "torch")),
-                            f"{row['ratio']['torch']:.2f}"]  # fmt: skip
+                            f"{row['ratio']['torch']:.2f}", f"{row['at_most']:.1f}"]  # fmt: skip
+    assert row["at_most"] == row["seconds"]["torch"] / row["bound"] > 0
 
 
 def test_without_peers_elman_is_timed_alone_and_a_wrong_peer_makes_exit_1(epochs, monkeypatch, capsys):
@@ -181,3 +182,16 @@ def test_without_peers_elman_is_timed_alone_and_a_wrong_peer_makes_exit_1(epochs
     assert "small: the loss at first is" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         epochs.main(["--match", "nothing"])
+
+
+def test_operations_are_those_of_the_true_rows(epochs):
+    """Two for each multiplication, forward, by the input and by the weights; the first layer's input wants none."""
+    ragged = [np.zeros((n, 3), np.float32) for n in (2, 5)]
+    many = epochs.Case("many", lambda: None, ragged, None, "", "", 0.0)
+    layers = [elman.GRU(3, 4), elman.Pooling("last"), elman.Dense(4, 2)]
+    assert epochs.operations(many, elman.Sequential(layers)) == 7 * 12 * (3 * 4 + 4 * 6) + 2 * 8 * 6
+    tokens = epochs.Case("tokens", lambda: None, np.zeros((5, 6), int), None, "", "", 0.0)
+    tagger = elman.Sequential([elman.Embedding(9, 3), elman.LSTM(3, 4, bidirectional=True), elman.Dense(8, 2)])
+    assert epochs.operations(tokens, tagger) == 30 * 6 * (2 * 16 * 7 + 16)
+    rows = epochs.Case("rows", lambda: None, np.zeros((5, 6), np.float32), None, "", "", 0.0)
+    assert epochs.operations(rows, elman.Sequential([elman.Dense(6, 4), elman.Dense(4, 2)])) == 5 * (24 * 4 + 8 * 6)
