@@ -235,6 +235,7 @@ def test_constructor_errors(arguments, error, words):
         (np.zeros((4, 3)), TypeError, "x: expected dtype float32, got float64"),
         (np.zeros((4, 3), bool), TypeError, "x: "),
         (None, (TypeError, ValueError), "x: "),
+        (np.ndarray, TypeError, "x: expected dtype float32, got object"),
         ([[1.0], [1.0, 2.0]], ValueError, "x: "),
     ],
 )
