@@ -1104,9 +1104,9 @@ def softmax_cross_entropy(logits, targets, lengths, weights, bint is_mean):
 
 
 cdef integers_of(value):
-    """A copy, so that what is checked stays what it is; None, if they are not integers."""
+    """A copy, so that what is checked stays what it is; None, if they are not integers, or wider than ptrdiff_t."""
     array = _asarray(value)
-    return array.astype(_intp, "C") if array.dtype.kind in "iu" else None
+    return array.astype(_intp, "C") if array.dtype.kind in "iu" and array.itemsize <= sizeof(ptrdiff_t) else None
 
 
 def ctc(const real[:, :, ::1] logits, const ptrdiff_t[::1] lengths, const ptrdiff_t[:, ::1] targets,
