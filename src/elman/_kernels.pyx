@@ -602,7 +602,7 @@ cdef class Stack:
             packed = <Packed>self.layers[k]
             for d in range(self.D):
                 self.weights[k * self.D + d] = packed.weights[d]
-            self.work += self.D * packed.cell.gates * packed.H * (packed.I + packed.R)
+            self.work += self.D * packed.cell.gates * packed.H * (packed.I + packed.cell.is_recurrent * packed.R)
 
     def __dealloc__(self):
         PyMem_RawFree(self.weights)
