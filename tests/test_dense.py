@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from processes import output_of
 
+from elman import _config
 from elman.dense import Dense
 
 SHAPES = [(), (1,), (5,), (4, 3), (2, 3, 4), (0, 3), (3, 0)]
@@ -226,6 +227,18 @@ def test_constructor_errors(arguments, error, words):
         Dense(*arguments)
 
 
+def test_a_short_call_keeps_the_lock_of_the_interpreter(monkeypatch):
+    """Threads are asked for where it is released: from a million multiplications on, and a head of 2000 classes has
+    8 for each of them. Beside a busy thread of Python a call would else wait 5 ms for the lock."""
+    asked = []
+    monkeypatch.setattr(_config, "get_num_threads", lambda: asked.append(True) or 1)
+    dense = Dense(8, 2000, seed=0)
+    dense(np.ones((60, 8), np.float32))
+    assert not asked
+    dense(np.ones((63, 8), np.float32))
+    assert asked
+
+
 @pytest.mark.parametrize("call", ["__call__", "forward"])
 @pytest.mark.parametrize(
     "x, error, words",
@@ -235,6 +248,7 @@ def test_constructor_errors(arguments, error, words):
         (np.zeros((4, 3)), TypeError, "x: expected dtype float32, got float64"),
         (np.zeros((4, 3), bool), TypeError, "x: "),
         (None, (TypeError, ValueError), "x: "),
+        (np.ndarray, TypeError, "x: expected dtype float32, got object"),
         ([[1.0], [1.0, 2.0]], ValueError, "x: "),
     ],
 )

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from elman import _kernels
+from elman import _kernels, _positions
 from elman.losses import (
     binary_cross_entropy,
     ctc,
@@ -653,6 +653,19 @@ def test_ctc_where_there_is_no_path():
     )  # as PyTorch: it counts in the mean
 
 
+def test_ctc_reads_its_targets_once(monkeypatch):
+    """What another thread writes into them behind the check is not what the kernel sees."""
+    logits, targets = np.random.default_rng(0).standard_normal((6, 2, 4)), np.array([[1, 2], [3, 1]])
+    clean, check = ctc(logits, targets.copy())[0], _positions._check_range
+
+    def checked(name, *arguments):
+        check(name, *arguments)
+        targets[:] = 2
+
+    monkeypatch.setattr(_positions, "_check_range", checked)
+    assert ctc(logits, targets)[0] == clean and (targets == 2).all()
+
+
 def test_ctc_over_many_steps_stays_in_range():
     """2000 steps: probabilities below the smallest float64. Uniform logits: all paths are equally likely."""
     logits = np.full((2000, 1, 30), 7.0, np.float32)
@@ -711,6 +724,7 @@ N = np.zeros((4, 2), int)
         (softmax_cross_entropy, X, Y - 1, {}, ValueError, "targets: expected 0 to 1"),
         (softmax_cross_entropy, X, Y.astype(float) + 1 / 3, {}, TypeError, "targets: expected dtype float32"),
         (softmax_cross_entropy, X, N + 3, {"lengths": [0, 1]}, ValueError, r"targets: expected 0 to 2 .*at \(0, 1\)"),
+        (softmax_cross_entropy, X, N + 2**32, {}, ValueError, "targets: expected 0 to 2 .*got 429496729"),
         (softmax_cross_entropy, X[0], N[0], {"lengths": [1, 1]}, ValueError, "lengths: expected None"),
         (softmax_cross_entropy, X, N, {"class_weights": [1, 2]}, ValueError, r"class_weights: expected shape \(3,\)"),
         (softmax_cross_entropy, X, N, {"class_weights": [1, 2, -1]}, ValueError, "class_weights: expected finite"),
@@ -722,6 +736,7 @@ N = np.zeros((4, 2), int)
         (ctc, X, [[1]], {}, ValueError, "targets: expected 2 targets, one for each sequence, got 1"),
         (ctc, X, [[1], [0]], {}, ValueError, "targets: expected no blank .*got one for sequence 1 at 0"),
         (ctc, X, [[1], [2, 3]], {}, ValueError, r"targets: expected 0 to 2 .*got 3 at \(1, 1\)"),
+        (ctc, X, [[1], [2**32 + 1]], {}, ValueError, "targets: expected 0 to 2 .*got 4294967297"),
         (ctc, X, [[1], [1.0]], {}, TypeError, r"targets\[1\]: expected integers"),
         (ctc, X, [[1], [[1]]], {}, ValueError, r"targets\[1\]: expected shape"),
         (ctc, X, [[1], 1], {}, ValueError, r"targets\[1\]: expected shape"),

@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import io
+import itertools
 import re
 import sys
 
@@ -702,6 +704,27 @@ def test_progress(capsys, monkeypatch, tqdm, terminal):
     assert capsys.readouterr() == ("", "")
 
 
+class OnlyWrites:
+    def write(self, text):
+        raise AssertionError("a bar")
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_no_bar_where_there_is_no_stderr(monkeypatch, tqdm):
+    """As in a program without a console, and where a program has put something of its own in its place."""
+    if tqdm:
+        pytest.importorskip("tqdm")
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    closed = io.StringIO()
+    closed.close()
+    for stderr in (None, OnlyWrites(), closed):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            found = list(_progress.with_bar("abcd", "epoch 1/1", True))
+        assert found == list("abcd")
+
+
 def test_a_plain_bar_fills(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -1054,6 +1077,15 @@ def test_targets_of_a_batch_are_not_cut_to_the_first_ones_dtype(y):
 def test_targets_of_different_kinds_are_refused(y, error, message):
     with pytest.raises(error, match=f"^{message}"):
         steps(2).fit([draw(2, 3), draw(3, 3)], y, **FITTED)
+
+
+def test_integers_of_any_two_dtypes_are_classes():
+    """NumPy's dtype of int64 beside uint64 is float64."""
+    x, wanted = [draw(2, 3), draw(3, 3)], [[0, 1], [1, 0, 1]]
+    loss = steps(2).evaluate(x, wanted, loss="softmax_cross_entropy")
+    for one, other in itertools.permutations([np.uint64, np.int64, np.int8], 2):
+        y = [np.array(wanted[0], one), np.array(wanted[1], other)]
+        assert steps(2).evaluate(x, y, loss="softmax_cross_entropy") == loss
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])

@@ -37,9 +37,9 @@ class Affine:
 
     def __call__(self, x: Any) -> np.ndarray | None:
         """x (..., I) -> y (..., O), a new array; None where x is anything but an array of W's dtype with I features."""
-        if getattr(x, "ndim", 0) <= 2:
+        if not isinstance(x, np.ndarray) or x.ndim <= 2:
             return self._stack.step(x, (), None)
-        if not isinstance(x, np.ndarray) or x.shape[-1] != self._packed.I:
+        if x.shape[-1] != self._packed.I:
             return None
         y = self._stack.step(x.reshape(-1, self._packed.I), (), None)
         return None if y is None else y.reshape(*x.shape[:-1], self._packed.H)

@@ -602,7 +602,7 @@ cdef class Stack:
             packed = <Packed>self.layers[k]
             for d in range(self.D):
                 self.weights[k * self.D + d] = packed.weights[d]
-            self.work += self.D * packed.cell.gates * packed.H * (packed.I + packed.R)
+            self.work += self.D * packed.cell.gates * packed.H * (packed.I + packed.cell.is_recurrent * packed.R)
 
     def __dealloc__(self):
         PyMem_RawFree(self.weights)
@@ -1104,9 +1104,9 @@ def softmax_cross_entropy(logits, targets, lengths, weights, bint is_mean):
 
 
 cdef integers_of(value):
-    """A copy, so that what is checked stays what it is; None, if they are not integers."""
+    """A copy, so that what is checked stays what it is; None, if they are not integers, or wider than ptrdiff_t."""
     array = _asarray(value)
-    return array.astype(_intp, "C") if array.dtype.kind in "iu" else None
+    return array.astype(_intp, "C") if array.dtype.kind in "iu" and array.itemsize <= sizeof(ptrdiff_t) else None
 
 
 def ctc(const real[:, :, ::1] logits, const ptrdiff_t[::1] lengths, const ptrdiff_t[:, ::1] targets,

@@ -101,12 +101,12 @@ def ctc_targets(value, counts, B, classes, blank):
             raise ValueError(f"targets: expected {B} targets, one for each sequence, got {len(value)}")
         parts = [_row(f"targets[{i}]", part) for i, part in enumerate(value)]
         counts = np.array([len(part) for part in parts], np.intp)
-        a = np.full((B, counts.max(initial=0)), blank)
+        a = np.full((B, counts.max(initial=0)), blank, np.int64)  # intp might cut a class to one in range
         for i, part in enumerate(parts):
             a[i, : len(part)] = part
     else:
         shape, _ = _checks.shape_and_dtype("targets", value)
-        a = _checks._whole_numbers("targets", value, (B, shape[1] if len(shape) == 2 else "S"))
+        a = np.array(_checks._whole_numbers("targets", value, (B, shape[1] if len(shape) == 2 else "S")))
         S = a.shape[1]
         counts = np.full(B, S) if counts is None else np.array(_checks._whole_numbers("target_lengths", counts, (B,)))
         _check_range("target_lengths", counts, 0, S, "the columns of targets", None)

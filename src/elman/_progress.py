@@ -13,13 +13,17 @@ PAUSE = 0.1  # seconds between two looks of it
 
 def with_bar(batches: Sequence[Any], title: str, shown: bool) -> Iterator[Any]:
     """The batches, with a bar on stderr while they are used, which leaves nothing behind. There is none where stderr is
-    no terminal but a file or a pipe; a notebook has tqdm's."""
+    no terminal but a file or a pipe, or nothing that can be written to; a notebook has tqdm's."""
     if not shown:
+        return iter(batches)
+    try:
+        on_terminal = sys.stderr.isatty()
+    except (AttributeError, ValueError):  # None (a program without a console), what has `write` alone, a closed file
         return iter(batches)
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        return _plain(batches, title) if sys.stderr.isatty() else iter(batches)
+        return _plain(batches, title) if on_terminal else iter(batches)
     return iter(tqdm(batches, desc=title, leave=False, disable=None))
 
 

@@ -651,10 +651,12 @@ class _Sequences:
         shapes, dtypes = list({item.shape[1:] for item in steps}), {item.dtype for item in steps}
         if len(shapes) > 1:
             raise ValueError(f"{name}: expected targets of one shape at each step, got {', '.join(map(str, shapes))}")
-        floats = [dtype for dtype in dtypes if dtype.kind not in "iu"]
-        if len(floats) > 1 or (floats and len(dtypes) > 1 and floats[0].kind != "f"):
+        others = [dtype for dtype in dtypes if dtype.kind not in "iu"]  # than integers
+        if len(others) > 1 or (others and len(dtypes) > 1 and others[0].kind != "f"):
             raise TypeError(f"{name}: expected targets of one dtype, got {', '.join(sorted(map(str, dtypes)))}")
-        dtype = floats[0] if floats else np.result_type(*dtypes)
+        dtype = others[0] if others else np.result_type(*dtypes)
+        if not others and dtype.kind == "f":  # NumPy's answer to int64 beside uint64
+            dtype = np.dtype(np.int64)
         return [item.astype(dtype, copy=False).reshape(len(item), *shapes[0]) for item in items]
 
     @staticmethod
